@@ -1,0 +1,55 @@
+package providers
+
+import (
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// CallKind says which operation a [Call] is.
+type CallKind uint8
+
+// The kinds of calls.
+const (
+	// CallQuery returns rows.
+	CallQuery CallKind = iota
+	// CallExec returns a command tag only.
+	CallExec
+)
+
+// String returns the operation's name as hooks and errors print it.
+func (k CallKind) String() string {
+	if k == CallExec {
+		return "exec"
+	}
+	return "query"
+}
+
+// Setting is a run-time parameter that holds for one call, or, inside a
+// transaction, until the next call of the transaction that sets it again.
+type Setting struct {
+	// Name of the parameter, such as "statement_timeout".
+	Name string
+	// Value in the parameter's text form. In milliseconds for timeouts.
+	Value string
+}
+
+// Call is one thing that a user asked for, on its way through the layers to
+// the provider. A layer never makes a round trip of its own: it writes on the
+// call what it needs, and the provider sends all of it in one flush.
+type Call struct {
+	// Kind is the operation.
+	Kind CallKind
+	// SQL is the statement, in pgx's syntax.
+	SQL string
+	// Args are its arguments. As in pgx, the first ones may be options.
+	Args []any
+	// InTx says that the call belongs to a transaction in progress.
+	InTx bool
+	// Scope are settings for this call alone.
+	Scope []Setting
+
+	// Rows is the result of a CallQuery.
+	Rows pgx.Rows
+	// Tag is the result of a CallExec.
+	Tag pgconn.CommandTag
+}

@@ -1,0 +1,48 @@
+package providers
+
+import "context"
+
+type contextKey string
+
+// The keys under which the ids of a request travel in its context. Use the
+// helpers below rather than the keys.
+const (
+	// TenantIDKey holds the tenant that a request belongs to.
+	TenantIDKey contextKey = "tenant_id"
+	// CorrelationIDKey holds the id that ties a request's log lines together.
+	CorrelationIDKey contextKey = "correlation_id"
+	// UserIDKey holds the user on whose behalf a request runs.
+	UserIDKey contextKey = "user_id"
+)
+
+// WithTenantID returns a context that carries the tenant's id.
+func WithTenantID(ctx context.Context, tenantID string) context.Context {
+	return context.WithValue(ctx, TenantIDKey, tenantID)
+}
+
+// GetTenantID returns the tenant's id, and whether there is one. An empty id
+// counts as none.
+func GetTenantID(ctx context.Context) (string, bool) { return getID(ctx, TenantIDKey) }
+
+// WithCorrelationID returns a context that carries a correlation id.
+func WithCorrelationID(ctx context.Context, correlationID string) context.Context {
+	return context.WithValue(ctx, CorrelationIDKey, correlationID)
+}
+
+// GetCorrelationID returns the correlation id, and whether there is one. An
+// empty id counts as none.
+func GetCorrelationID(ctx context.Context) (string, bool) { return getID(ctx, CorrelationIDKey) }
+
+// WithUserID returns a context that carries the user's id.
+func WithUserID(ctx context.Context, userID string) context.Context {
+	return context.WithValue(ctx, UserIDKey, userID)
+}
+
+// GetUserID returns the user's id, and whether there is one. An empty id
+// counts as none.
+func GetUserID(ctx context.Context) (string, bool) { return getID(ctx, UserIDKey) }
+
+func getID(ctx context.Context, key contextKey) (string, bool) {
+	id, _ := ctx.Value(key).(string)
+	return id, id != ""
+}

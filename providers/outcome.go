@@ -1,0 +1,64 @@
+package providers
+
+import (
+	"errors"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Outcome says what happened to the user's work.
+type Outcome uint8
+
+// The outcomes of a statement or a transaction.
+const (
+	// OutcomeUnknown means that the connection was lost at a moment when the
+	// server may or may not have done the work. Never repeat it blindly.
+	OutcomeUnknown Outcome = iota
+	// OutcomeNotSent means that nothing reached the server.
+	OutcomeNotSent
+	// OutcomeRolledBack means that the server undid the work, or never will
+	// commit it.
+	OutcomeRolledBack
+	// OutcomeCommitted means that the work is durable.
+	OutcomeCommitted
+)
+
+// String returns the outcome in words.
+func (o Outcome) String() string {
+	switch o {
+	case OutcomeNotSent:
+		return "not sent"
+	case OutcomeRolledBack:
+		return "rolled back"
+	case OutcomeCommitted:
+		return "committed"
+	default:
+		return "unknown"
+	}
+}
+
+// OutcomeOf reads the outcome of the work from the error it ended with. A nil
+// error is OutcomeCommitted: a statement outside a transaction commits itself.
+// Where nothing in the chain tells, it is OutcomeUnknown, never a guess.
+func OutcomeOf(err error) Outcome {
+	if err == nil {
+		return OutcomeCommitted
+	}
+	var told interface{ Outcome() Outcome }
+	if errors.As(err, &told) {
+		return told.Outcome()
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		// A FATAL error ends the session in the middle of whatever it did, and
+		// may arrive in the place of COMMIT's answer.
+		if severity(pg) != "ERROR" {
+			return OutcomeUnknown
+		}
+		return OutcomeRolledBack
+	}
+	if pgconn.SafeToRetry(err) {
+		return OutcomeNotSent
+	}
+	return OutcomeUnknown
+}

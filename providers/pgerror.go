@@ -1,0 +1,158 @@
+package providers
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// The SQLSTATE codes that the predicates look at. See PostgreSQL's manual,
+// appendix "Error Codes".
+const (
+	codeNotNullViolation    = "23502"
+	codeForeignKeyViolation = "23503"
+	codeUniqueViolation     = "23505"
+	codeCheckViolation      = "23514"
+	codeReadOnly            = "25006"
+	codeSerialization       = "40001"
+	codeDeadlock            = "40P01"
+	codeTooManyConnections  = "53300"
+	codeQueryCanceled       = "57014"
+	codeAdminShutdown       = "57P01"
+	codeCrashShutdown       = "57P02"
+	codeCannotConnectNow    = "57P03"
+	codeDatabaseDropped     = "57P04"
+	codeIdleSessionTimeout  = "57P05"
+)
+
+// PGError is an error that the server reported, with every field it sent.
+// [errors.As] still finds the *pgconn.PgError underneath.
+type PGError struct {
+	// Code is the SQLSTATE.
+	Code string
+	// Severity is ERROR, FATAL or PANIC, whatever the server's language.
+	Severity string
+	// Message is the primary message.
+	Message string
+	// Detail, Hint and Where are the server's further explanations. Detail
+	// can contain values of the row at fault: [PGError.Error] leaves it out.
+	Detail string
+	Hint   string
+	Where  string
+	// Position is the offset in the statement, in characters, from 1.
+	Position int32
+	// InternalPosition and InternalQuery point into a statement that the
+	// server generated itself.
+	InternalPosition int32
+	InternalQuery    string
+	// Schema, Table, Column, DataType and Constraint name the object at fault.
+	Schema     string
+	Table      string
+	Column     string
+	DataType   string
+	Constraint string
+	// File, Line and Routine are the place in PostgreSQL's source.
+	File    string
+	Line    int32
+	Routine string
+
+	cause error
+}
+
+// NewPGError turns an error chain that contains a *pgconn.PgError into a
+// PGError around the whole chain. It returns nil where there is none.
+func NewPGError(err error) *PGError {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return nil
+	}
+	return &PGError{
+		Code: pg.Code, Severity: severity(pg), Message: pg.Message,
+		Detail: pg.Detail, Hint: pg.Hint, Where: pg.Where,
+		Position: pg.Position, InternalPosition: pg.InternalPosition, InternalQuery: pg.InternalQuery,
+		Schema: pg.SchemaName, Table: pg.TableName, Column: pg.ColumnName,
+		DataType: pg.DataTypeName, Constraint: pg.ConstraintName,
+		File: pg.File, Line: pg.Line, Routine: pg.Routine,
+		cause: err,
+	}
+}
+
+func severity(pg *pgconn.PgError) string {
+	if pg.SeverityUnlocalized != "" {
+		return pg.SeverityUnlocalized
+	}
+	return pg.Severity
+}
+
+// Error returns the message, the hint and the code. It never contains Detail,
+// which quotes the values of the row at fault.
+func (e *PGError) Error() string {
+	var b strings.Builder
+	b.WriteString(e.Message)
+	if e.Hint != "" {
+		b.WriteString(" (hint: " + e.Hint + ")")
+	}
+	b.WriteString(" (SQLSTATE " + e.Code + ")")
+	return b.String()
+}
+
+// Unwrap returns the driver's error.
+func (e *PGError) Unwrap() error { return e.cause }
+
+// SQLState returns the SQLSTATE code, as *pgconn.PgError does.
+func (e *PGError) SQLState() string { return e.Code }
+
+// IsConnectionError reports whether the connection is lost or could not be
+// made: class 08, a server that shuts down, crashed or still starts, a
+// database that was dropped, an idle session that was ended, or no free
+// connection slot.
+func (e *PGError) IsConnectionError() bool {
+	switch e.Code {
+	case codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow,
+		codeDatabaseDropped, codeIdleSessionTimeout, codeTooManyConnections:
+		return true
+	}
+	return e.class("08")
+}
+
+// IsRetryable reports whether running the whole transaction again, in a fresh
+// one, can succeed: a serialization failure or a deadlock. A connection error
+// is not in it, since what happened to the transaction is then a matter of
+// when the connection was lost (see [Outcome]).
+func (e *PGError) IsRetryable() bool { return e.IsSerializationFailure() || e.IsDeadlock() }
+
+// IsConstraintViolation reports whether an integrity constraint was violated
+// (class 23).
+func (e *PGError) IsConstraintViolation() bool { return e.class("23") }
+
+// IsUniqueViolation reports a duplicate key (23505).
+func (e *PGError) IsUniqueViolation() bool { return e.Code == codeUniqueViolation }
+
+// IsForeignKeyViolation reports a missing or still referenced row (23503).
+func (e *PGError) IsForeignKeyViolation() bool { return e.Code == codeForeignKeyViolation }
+
+// IsCheckViolation reports a CHECK constraint that does not hold (23514).
+func (e *PGError) IsCheckViolation() bool { return e.Code == codeCheckViolation }
+
+// IsNotNullViolation reports a NULL where none may be (23502).
+func (e *PGError) IsNotNullViolation() bool { return e.Code == codeNotNullViolation }
+
+// IsSerializationFailure reports a conflict between concurrent transactions
+// (40001).
+func (e *PGError) IsSerializationFailure() bool { return e.Code == codeSerialization }
+
+// IsDeadlock reports that the transaction was chosen to end a deadlock (40P01).
+func (e *PGError) IsDeadlock() bool { return e.Code == codeDeadlock }
+
+// IsReadOnly reports a write in a read-only transaction or on a standby (25006).
+func (e *PGError) IsReadOnly() bool { return e.Code == codeReadOnly }
+
+// IsQueryCanceled reports that the statement was cancelled, by a request or by
+// a timeout of the server (57014).
+func (e *PGError) IsQueryCanceled() bool { return e.Code == codeQueryCanceled }
+
+// IsTooManyConnections reports that the server has no free slot (53300).
+func (e *PGError) IsTooManyConnections() bool { return e.Code == codeTooManyConnections }
+
+func (e *PGError) class(class string) bool { return strings.HasPrefix(e.Code, class) }

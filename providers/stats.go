@@ -1,0 +1,77 @@
+package providers
+
+import "time"
+
+// WaitBuckets are the upper bounds of the wait histogram. A last bucket holds
+// what is longer.
+var WaitBuckets = [...]time.Duration{
+	time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 500 * time.Millisecond, time.Second, 5 * time.Second, 30 * time.Second,
+}
+
+// WaitOutcome is how a wait for a connection ended.
+type WaitOutcome uint8
+
+// The outcomes of a wait.
+const (
+	// WaitAcquired got a connection.
+	WaitAcquired WaitOutcome = iota
+	// WaitExhausted gave up because every connection was in use.
+	WaitExhausted
+	// WaitUnreachable found that no connection could be made.
+	WaitUnreachable
+	// WaitCanceled was called off by the caller.
+	WaitCanceled
+
+	waitOutcomes
+)
+
+// String returns the outcome as a label.
+func (o WaitOutcome) String() string {
+	return [...]string{"acquired", "exhausted", "unreachable", "canceled"}[o]
+}
+
+// WaitHistogram counts waits by length and outcome.
+type WaitHistogram struct {
+	// Counts has a row per outcome and a column per bucket of WaitBuckets,
+	// and one more for longer waits. Columns are not cumulative.
+	Counts [waitOutcomes][len(WaitBuckets) + 1]int64
+	// Total is the time waited, by outcome.
+	Total [waitOutcomes]time.Duration
+}
+
+// Count returns the number of waits with that outcome.
+func (h WaitHistogram) Count(o WaitOutcome) int64 {
+	var n int64
+	for _, c := range h.Counts[o] {
+		n += c
+	}
+	return n
+}
+
+// PoolStats is a snapshot of a pool.
+type PoolStats struct {
+	// MaxSize is the configured size.
+	MaxSize int32
+	// Open is the number of connections, Idle of those that wait for work,
+	// InUse of those that are held, Dialing of those being made.
+	Open, Idle, InUse, Dialing int32
+	// Acquires counts connections handed out.
+	Acquires int64
+	// Waits counts the acquires that could not be served at once: by how
+	// long they took and how they ended, failures included.
+	Waits WaitHistogram
+	// Waiters is how many callers wait now, OldestWait for how long the
+	// first of them.
+	Waiters    int64
+	OldestWait time.Duration
+	// Connects and ConnectErrors count the attempts to connect that
+	// succeeded and failed; Closed counts connections that ended.
+	Connects, ConnectErrors, Closed int64
+	// Resets counts the session resets, Reclaimed the connections that came
+	// back because their borrower forgot them, Leaks the reports of
+	// connections held longer than LeakAfter.
+	Resets, Reclaimed, Leaks int64
+	// HookPanics counts the panics of hooks that were recovered.
+	HookPanics int64
+}
