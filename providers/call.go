@@ -53,3 +53,25 @@ type Call struct {
 	// Tag is the result of a CallExec.
 	Tag pgconn.CommandTag
 }
+
+// FirstRow makes a [pgx.Row] of rows: its Scan reads the first row and closes
+// them. Without a row its error is [pgx.ErrNoRows].
+func FirstRow(rows pgx.Rows) pgx.Row { return firstRow{rows} }
+
+type firstRow struct{ rows pgx.Rows }
+
+// Scan reads the first row into dest.
+func (r firstRow) Scan(dest ...any) error {
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	r.rows.Close() // the statement has only succeeded once its end was read
+	return r.rows.Err()
+}

@@ -46,3 +46,19 @@ func getID(ctx context.Context, key contextKey) (string, bool) {
 	id, _ := ctx.Value(key).(string)
 	return id, id != ""
 }
+
+// heldKey is the key under which a call chain notes the connections that it
+// holds of one pool.
+type heldKey struct{ pool Pool }
+
+// WithHeld notes in the context that the call chain holds one more connection
+// of the pool. A pool uses it to tell a wait from a deadlock.
+func WithHeld(ctx context.Context, pool Pool) context.Context {
+	return context.WithValue(ctx, heldKey{pool}, Held(ctx, pool)+1)
+}
+
+// Held returns how many connections of the pool the call chain holds.
+func Held(ctx context.Context, pool Pool) int {
+	n, _ := ctx.Value(heldKey{pool}).(int)
+	return n
+}

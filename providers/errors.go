@@ -23,10 +23,11 @@ var (
 	// same: all of them would have waited for ever.
 	ErrNestedAcquire = errors.New("pgkeel: nested acquire would deadlock the pool; " +
 		"use the transaction or connection that the caller already holds, or make the pool larger")
-	// ErrConcurrentUse means that two goroutines used one connection or
-	// transaction at once. The later statement was not sent.
-	ErrConcurrentUse = errors.New("pgkeel: used by two goroutines at once; nothing was sent: " +
-		"a transaction belongs to one goroutine at a time")
+	// ErrConcurrentUse means that a connection or transaction was used by two
+	// goroutines at once, or while the rows of an earlier statement were
+	// open. The later statement was not sent.
+	ErrConcurrentUse = errors.New("pgkeel: the connection or transaction is in use; nothing was sent: " +
+		"it belongs to one goroutine at a time, and the rows of one statement must be closed before the next")
 	// ErrReleased means that a connection was used after its Release.
 	ErrReleased = errors.New("pgkeel: the connection was released; nothing was sent")
 	// ErrTooManyRows means that a query for one row returned more.

@@ -10,6 +10,7 @@ import (
 // The SQLSTATE codes that the predicates look at. See PostgreSQL's manual,
 // appendix "Error Codes".
 const (
+	codeFeatureNotSupported = "0A000"
 	codeNotNullViolation    = "23502"
 	codeForeignKeyViolation = "23503"
 	codeUniqueViolation     = "23505"
@@ -125,6 +126,12 @@ func (e *PGError) IsRetryable() bool { return e.IsSerializationFailure() || e.Is
 // IsConstraintViolation reports whether an integrity constraint was violated
 // (class 23).
 func (e *PGError) IsConstraintViolation() bool { return e.class("23") }
+
+// IsStalePlan reports that a cached statement no longer fits the schema (0A000
+// from the plan cache). The server finds out before it runs anything.
+func (e *PGError) IsStalePlan() bool {
+	return e.Code == codeFeatureNotSupported && e.Routine == "RevalidateCachedQuery"
+}
 
 // IsUniqueViolation reports a duplicate key (23505).
 func (e *PGError) IsUniqueViolation() bool { return e.Code == codeUniqueViolation }

@@ -1,0 +1,126 @@
+package pgkeel
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/pgkeel/pgkeel/chain"
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// DB is the handle. It is safe for concurrent use; make one per database and
+// share it.
+type DB struct {
+	querier
+
+	pool   providers.Pool
+	hooks  *providers.HookManager
+	layers []chain.Layer
+}
+
+var _ Querier = (*DB)(nil)
+
+func newDB(pool providers.Pool, hooks *providers.HookManager, layers []chain.Layer) *DB {
+	return &DB{querier: newQuerier(pool, layers, false), pool: pool, hooks: hooks, layers: layers}
+}
+
+// Acquire takes a connection out of the pool, for statements that need the
+// same session. Release it. What they leave in the session is undone then.
+func (db *DB) Acquire(ctx context.Context) (*Conn, error) {
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{querier: newQuerier(conn, db.layers, false), conn: conn, db: db}, nil
+}
+
+// AcquireFunc runs fn with a connection of the pool and releases it. Unlike
+// Acquire it lets the pool recognise a deadlock, when fn asks for another
+// connection with its context while everybody else does so too.
+func (db *DB) AcquireFunc(ctx context.Context, fn func(ctx context.Context, conn *Conn) error) error {
+	conn, err := db.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return fn(providers.WithHeld(ctx, db.pool), conn)
+}
+
+// SendBatch sends every queued statement in one flush, as one transaction.
+// Close the results.
+func (db *DB) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	return sendBatch(ctx, db.pool, b)
+}
+
+// CopyFrom loads the rows of src into columns of a table by COPY and returns
+// their number.
+func (db *DB) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
+	return copyFrom(ctx, db.pool, table, columns, src)
+}
+
+// Ping makes one round trip.
+func (db *DB) Ping(ctx context.Context) error { return db.pool.Ping(ctx) }
+
+// Reset replaces every connection: idle ones now, busy ones when they come
+// back.
+func (db *DB) Reset() { db.pool.Reset() }
+
+// Stats returns a snapshot of the pool's statistics.
+func (db *DB) Stats() PoolStats { return db.pool.Stats() }
+
+// Hooks is where hooks are registered while the handle is open.
+func (db *DB) Hooks() *HookManager { return db.hooks }
+
+// Unwrap returns the pgx pool underneath, for libraries that want one. It is
+// supervised like the handle, but the handle's layers do not see what it does.
+// With a provider that is not built on pgx it is nil.
+func (db *DB) Unwrap() *pgxpool.Pool {
+	if u, ok := db.pool.(providers.Unwrapper); ok {
+		return u.Unwrap()
+	}
+	return nil
+}
+
+// SQL returns a *sql.DB over the same pool, for libraries that want one. It
+// keeps no connections of its own. Closing it does not close the handle. With a
+// provider that is not built on pgx it is nil.
+func (db *DB) SQL() *sql.DB {
+	pool := db.Unwrap()
+	if pool == nil {
+		return nil
+	}
+	return stdlib.OpenDBFromPool(pool)
+}
+
+// Close stops intake, waits for the connections in use until ctx ends, then
+// ends those by force and names their holders in a [*CloseError]. It may be
+// called twice.
+func (db *DB) Close(ctx context.Context) error { return db.pool.Close(ctx) }
+
+func sendBatch(ctx context.Context, target any, b *pgx.Batch) pgx.BatchResults {
+	if b == nil {
+		return pgx.FailedBatchResults(&pgx.Batch{}, errors.New("pgkeel: SendBatch: the batch is nil; nothing was sent"))
+	}
+	batcher, ok := target.(providers.Batcher)
+	if !ok {
+		return pgx.FailedBatchResults(b, fmt.Errorf("pgkeel: SendBatch: %w by this provider; nothing was sent", errors.ErrUnsupported))
+	}
+	return batcher.SendBatch(ctx, b)
+}
+
+func copyFrom(ctx context.Context, target any, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
+	if src == nil {
+		return 0, errors.New("pgkeel: CopyFrom: the source is nil; nothing was sent")
+	}
+	copier, ok := target.(providers.Copier)
+	if !ok {
+		return 0, fmt.Errorf("pgkeel: CopyFrom: %w by this provider; nothing was sent", errors.ErrUnsupported)
+	}
+	return copier.CopyFrom(ctx, table, columns, src)
+}

@@ -1,0 +1,128 @@
+package pgx
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+const (
+	// serverlessConnectTimeout leaves a suspended database the time to start.
+	serverlessConnectTimeout = 30 * time.Second
+	// serverlessMaxIdleTime lets a serverless database fall asleep.
+	serverlessMaxIdleTime = time.Minute
+	// cancelDeadline is how long a connection may take to answer a cancel
+	// request before it is closed after all.
+	cancelDeadline = 5 * time.Second
+	// forEver stands for "no limit" where pgxpool knows none. It is short
+	// enough to be added to a time without overflow.
+	forEver = 100 * 365 * 24 * time.Hour
+)
+
+// newPoolConfig turns a configuration, which must be valid, into pgxpool's.
+// What pgxpool does itself is set here; what pgkeel supervises is in settings.
+func newPoolConfig(c providers.Config) (*pgxpool.Config, error) {
+	pc, err := pgxpool.ParseConfig(c.DSN)
+	if err != nil {
+		return nil, &providers.ConfigError{Field: "DSN", Problem: providers.Redact(err.Error(), c.DSN)}
+	}
+	applySizes(pc, c.Pool)
+	applyLifetimes(pc, c)
+	applyTimeouts(pc, c)
+	applyProfile(pc, c.Profile)
+	return pc, nil
+}
+
+func applySizes(pc *pgxpool.Config, s providers.PoolStrategy) {
+	pc.MaxConns = cmp.Or(s.MaxSize, pc.MaxConns)
+	pc.MinConns = cmp.Or(s.MinSize, pc.MinConns)
+}
+
+func applyLifetimes(pc *pgxpool.Config, c providers.Config) {
+	idle := providers.DefaultMaxIdleTime
+	if c.Profile == providers.ProfileServerless {
+		idle = serverlessMaxIdleTime
+	}
+	// The jitter is a tenth of the lifetime, so that connections made together
+	// do not end together. Lifetimes of 0 were read as "expired" by some
+	// releases of pgxpool, so none is ever passed through.
+	pc.MaxConnLifetime = orOff(c.Pool.MaxLifetime, providers.DefaultMaxLifetime, forEver)
+	pc.MaxConnLifetimeJitter = min(pc.MaxConnLifetime/10, time.Hour)
+	pc.MaxConnIdleTime = orOff(c.Pool.MaxIdleTime, idle, forEver)
+	pc.HealthCheckPeriod = cmp.Or(c.Pool.HealthCheckInterval, providers.DefaultHealthCheckInterval)
+}
+
+func applyTimeouts(pc *pgxpool.Config, c providers.Config) {
+	connect := providers.DefaultConnectTimeout
+	if c.Profile == providers.ProfileServerless {
+		connect = serverlessConnectTimeout
+	}
+	cc := pc.ConnConfig
+	cc.ConnectTimeout = cmp.Or(c.ConnectTimeout, cc.ConnectTimeout, connect)
+	pc.PingTimeout = cmp.Or(c.PingTimeout, providers.DefaultPingTimeout)
+	cc.DialFunc = dialer(cc.ConnectTimeout,
+		orOff(c.KeepAlive, providers.DefaultKeepAlive, 0),
+		orOff(c.TCPUserTimeout, providers.DefaultTCPUserTimeout, 0))
+	if c.StatementTimeout > 0 {
+		cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(ceilMillis(c.StatementTimeout), 10)
+	}
+}
+
+func applyProfile(pc *pgxpool.Config, profile providers.Profile) {
+	cc := pc.ConnConfig
+	if profile == providers.ProfilePgBouncer {
+		// Transaction pooling hands each transaction another session: no
+		// statement may have a name. QueryExecModeExec needs one round trip
+		// and no description. A cancel request would reach the balancer, which
+		// may pass it on to a server that never saw the statement, so the
+		// deadline handler of pgx stays, which closes the connection.
+		cc.DefaultQueryExecMode = pgx.QueryExecModeExec
+		cc.StatementCacheCapacity, cc.DescriptionCacheCapacity = 0, 0
+		return
+	}
+	cc.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelDeadline}
+	}
+}
+
+// orOff resolves a duration in which zero is the default and Off is none.
+func orOff(d, def, off time.Duration) time.Duration {
+	switch d {
+	case 0:
+		return def
+	case providers.Off:
+		return off
+	default:
+		return d
+	}
+}
+
+// ceilMillis rounds up to PostgreSQL's unit: down to 0 would mean no limit.
+func ceilMillis(d time.Duration) int64 {
+	return int64((d + time.Millisecond - 1) / time.Millisecond)
+}
+
+// afterConnect readies a new session: the user's function, then the warm-up
+// queries. A session reset runs it again.
+func (p *Pool) prepareSession(ctx context.Context, conn *pgx.Conn) error {
+	if p.cfg.AfterConnect != nil {
+		if err := p.cfg.AfterConnect(ctx, conn); err != nil {
+			return fmt.Errorf("AfterConnect: %w", err)
+		}
+	}
+	for i, q := range p.cfg.Pool.WarmupQueries {
+		if _, err := conn.Exec(ctx, q); err != nil {
+			return fmt.Errorf("warm-up query %d: %w", i, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,42 @@
+// Package pgx is the default provider: PostgreSQL through jackc/pgx v5 and its
+// pool, supervised.
+//
+// The pool underneath is an ordinary [pgxpool.Pool], and stays reachable
+// through [Pool.Unwrap]. pgkeel supervises it through pgxpool's own tracer
+// interfaces, so what is taken from the unwrapped pool is bounded, counted and
+// reset like everything else.
+//
+// # Concurrency
+//
+// A [Pool] is safe for concurrent use. A [Conn] and a [Tx] belong to one
+// goroutine at a time; a transaction used by two at once says so with
+// [providers.ErrConcurrentUse].
+//
+// # What comes back by itself
+//
+// A borrower that forgets a connection (a QueryRow without Scan, rows that are
+// never closed, a transaction that is dropped) does not keep it: once the
+// garbage collector finds that nobody can reach the forgotten object, its
+// connection is closed and its place in the pool is free again.
+//
+// # Files
+//
+//	provider.go     the registration under the name "pgx"
+//	config.go       from providers.Config to pgxpool.Config
+//	dial.go         sockets: keepalive, TCP user timeout
+//	pool.go         the pool's operations
+//	acquire.go      the wait for a connection: limits, statistics, deadlocks
+//	session.go      what is known of one connection
+//	reset.go        session state on its way back
+//	lease.go        who holds a connection, and how it comes back
+//	supervisor.go   the background: warm-up, MinSize, leaks
+//	close.go        the orderly end
+//	rows.go         results that give their connection back
+//	statement.go    one statement: hooks, scope, stale plans, errors
+//	conn.go         an acquired connection
+//	transaction.go  transactions and savepoints
+//	batch.go        batches
+//	copy.go         COPY
+//	tracer.go       pgx's tracers: pgkeel's and the user's
+//	errors.go       errors that say what fired
+package pgx

@@ -1,0 +1,173 @@
+package pgx
+
+import (
+	"context"
+	"runtime"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// lease is one borrowing of a connection. The zero lease holds nothing.
+type lease struct {
+	s  *session
+	no uint64
+}
+
+// borrow takes a connection of the pool for an operation.
+func (p *Pool) borrow(ctx context.Context, op string) (lease, error) {
+	if p.closing.Load() {
+		return lease{}, errPoolClosed
+	}
+	conn, err := p.pool.Acquire(ctx)
+	if err != nil {
+		return lease{}, p.acquireError(ctx, err)
+	}
+	s := sessionOf(conn.Conn())
+	stack := ""
+	if p.cfg.LeakAfter > 0 && (op == opTx || op == opConn) {
+		stack = callerStack()
+	}
+	s.mu.Lock()
+	s.borrowed, s.op, s.stack = conn, op, stack
+	no := s.lease
+	s.mu.Unlock()
+	return lease{s: s, no: no}, nil
+}
+
+// The operations that a connection is taken for, as holders are named.
+const (
+	opQuery = "query"
+	opExec  = "exec"
+	opBatch = "batch"
+	opCopy  = "copy"
+	opTx    = "transaction"
+	opConn  = "acquired connection"
+	opPing  = "ping"
+)
+
+// conn is the connection underneath.
+func (l lease) conn() *pgx.Conn { return l.s.conn }
+
+// lost reports whether the connection was taken from the borrower.
+func (l lease) lost() bool {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	return l.s.lease != l.no
+}
+
+// release gives the connection back. Only the first of several calls, by the
+// borrower, the garbage collector's clean-up or Close, has an effect.
+func (l lease) release() bool {
+	if l.s == nil {
+		return false
+	}
+	l.s.mu.Lock()
+	conn := l.s.borrowed
+	if l.s.lease != l.no || conn == nil {
+		l.s.mu.Unlock()
+		return false
+	}
+	l.s.borrowed = nil
+	l.s.mu.Unlock()
+	conn.Release()
+	return true
+}
+
+// evict takes the connection from its borrower and closes the socket under it.
+// Unlike release it is safe while the borrower uses the connection.
+func (l lease) evict() bool {
+	l.s.mu.Lock()
+	conn := l.s.borrowed
+	if l.s.lease != l.no || conn == nil {
+		l.s.mu.Unlock()
+		return false
+	}
+	l.s.borrowed = nil
+	l.s.lease++
+	l.s.mu.Unlock()
+	socket := l.s.conn.PgConn().Conn()
+	conn.Hijack() // frees the place in the pool; the object stays the borrower's
+	l.s.pool.gone(l.s)
+	l.s.returned()
+	l.s.pool.gauges.released()
+	_ = socket.Close() // ends whatever the borrower waits for
+	return true
+}
+
+// slabSize is how many result objects are allocated at once for a connection,
+// so that a query costs no allocation for them.
+const slabSize = 32
+
+// slab holds result objects. They are never reused: a borrower may keep and
+// close one long after its connection went on to somebody else.
+type slab struct {
+	rows [slabSize]rows
+	next int
+}
+
+// newRows takes the next result object of the connection.
+func (l lease) newRows() *rows {
+	s := l.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slab == nil || s.slab.next == slabSize {
+		s.slab = new(slab)
+	}
+	r := &s.slab.rows[s.slab.next]
+	s.slab.next++
+	if s.anchor == nil {
+		s.anchor = s.slab
+	}
+	return r
+}
+
+// anchor notes the object that stands for the borrowing: when nobody can reach
+// it any more, the borrower forgot the connection.
+func (l lease) anchor(object any) {
+	l.s.mu.Lock()
+	l.s.anchor = object
+	l.s.mu.Unlock()
+}
+
+// watchForgotten has the connection reclaimed once the borrower's object is
+// unreachable. Watching costs something, so the supervisor only does it for
+// borrowings that last. It gives up the session's own references to the
+// object, after which only the borrower can reach it.
+func (s *session) watchForgotten() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.borrowed == nil || s.anchor == nil {
+		return
+	}
+	l := lease{s: s, no: s.lease}
+	switch object := s.anchor.(type) {
+	case *slab:
+		// Objects of finished borrowings share the slab. One that a caller
+		// keeps delays the reclaim, but never causes a wrong one.
+		runtime.AddCleanup(object, reclaim, l)
+		if s.slab == object {
+			s.slab = nil
+		}
+	case *Tx:
+		runtime.AddCleanup(object, reclaim, l)
+	case *Conn:
+		runtime.AddCleanup(object, reclaim, l)
+	case *batchResults:
+		runtime.AddCleanup(object, reclaim, l)
+	}
+	s.anchor = nil
+	s.watched = true
+}
+
+// reclaim runs when the garbage collector has proved that nobody can use the
+// borrowed object any more, so the connection is nobody's.
+func reclaim(l lease) {
+	// Releasing can take a round trip; the runtime's clean-ups share one goroutine.
+	go func() {
+		if l.release() {
+			l.s.pool.gauges.reclaimed.Add(1)
+			l.s.pool.logger().Warn("pgkeel: a connection came back because its borrower forgot it: " +
+				"scan every QueryRow, close all rows and batch results, end every transaction")
+		}
+	}()
+}

@@ -1,0 +1,337 @@
+package pgx
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// Pool is a supervised pool of connections to one server.
+type Pool struct {
+	cfg            providers.Config
+	pool           *pgxpool.Pool
+	hooks          *providers.HookManager
+	maxConns       int32
+	minConns       int32
+	acquireTimeout time.Duration
+	pingTimeout    time.Duration
+	resets         bool
+
+	gauges     gauges
+	waiting    waiting
+	classifier classifier
+
+	// dials holds a token for each attempt to connect under way.
+	dials    chan struct{}
+	lastDial atomic.Pointer[dialResult]
+
+	sessionsMu sync.Mutex
+	sessions   map[*session]struct{}
+
+	// life ends when Close begins; supervised is closed when the supervisor
+	// has stopped.
+	life       context.Context //nolint:containedctx // the pool's own life
+	endLife    context.CancelCauseFunc
+	closing    atomic.Bool
+	closed     chan struct{}
+	closeOnce  sync.Once
+	closeErr   error
+	kick       chan struct{}
+	supervised chan struct{}
+}
+
+var (
+	_ providers.Pool      = (*Pool)(nil)
+	_ providers.Batcher   = (*Pool)(nil)
+	_ providers.Copier    = (*Pool)(nil)
+	_ providers.Unwrapper = (*Pool)(nil)
+)
+
+// Open validates cfg, makes a pool, and warms it up: it opens
+// Pool.InitialSize connections, at most MaxDials at a time, and returns the
+// first error that it meets. With an InitialSize and MinSize of 0 it makes no
+// connection, and cannot know whether the server is there.
+func Open(ctx context.Context, cfg providers.Config) (*Pool, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	pc, err := newPoolConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p := newPool(cfg, pc)
+	if p.pool, err = pgxpool.NewWithConfig(withoutStartup(ctx), pc); err != nil {
+		return nil, err
+	}
+	go p.supervise()
+	if err := p.warmUp(ctx); err != nil {
+		expired, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = p.Close(expired) // nobody can hold a connection yet
+		return nil, err
+	}
+	return p, nil
+}
+
+func newPool(cfg providers.Config, pc *pgxpool.Config) *Pool {
+	dials := cfg.MaxDials
+	if dials == 0 {
+		dials = providers.DefaultMaxDials
+	}
+	p := &Pool{
+		cfg: cfg, hooks: cfg.Hooks,
+		maxConns: pc.MaxConns, minConns: pc.MinConns,
+		acquireTimeout: orOff(cfg.AcquireTimeout, providers.DefaultAcquireTimeout, 0),
+		pingTimeout:    pc.PingTimeout,
+		resets:         cfg.SessionReset != providers.ResetNever && cfg.Profile != providers.ProfilePgBouncer,
+		dials:          make(chan struct{}, dials),
+		sessions:       map[*session]struct{}{},
+		closed:         make(chan struct{}),
+		kick:           make(chan struct{}, 1),
+		supervised:     make(chan struct{}),
+	}
+	p.gauges.drained = make(chan struct{}, 1)
+	p.life, p.endLife = context.WithCancelCause(context.Background())
+	pc.ConnConfig.Tracer = newTracer(p, cfg.Tracer)
+	pc.BeforeConnect = refuseStartup
+	pc.AfterConnect = p.connected
+	pc.BeforeClose = p.disconnecting
+	pc.ShouldPing = p.shouldPing
+	pc.ConnConfig.OnNotification = p.notified
+	return p
+}
+
+// connected readies a new connection and gives it a session.
+func (p *Pool) connected(ctx context.Context, conn *pgx.Conn) error {
+	if err := p.prepareSession(ctx, conn); err != nil {
+		return err
+	}
+	s := &session{pool: p, conn: conn, pid: conn.PgConn().PID()}
+	conn.PgConn().CustomData()[sessionKey] = s
+	p.sessionsMu.Lock()
+	p.sessions[s] = struct{}{}
+	p.sessionsMu.Unlock()
+	s.count()
+	return nil
+}
+
+// disconnecting runs right before a connection of the pool is closed.
+func (p *Pool) disconnecting(conn *pgx.Conn) {
+	s := sessionOf(conn)
+	if s == nil {
+		return // it never became one of the pool
+	}
+	p.gone(s)
+	if !s.pinging.IsZero() && time.Since(s.pinging) >= p.pingTimeout {
+		// The peer is a black hole. Others made at the same time most likely
+		// are as well: drop them at once, instead of one ping after another.
+		p.pool.Reset()
+	}
+	p.nudge()
+}
+
+// gone forgets a connection.
+func (p *Pool) gone(s *session) {
+	s.uncount()
+	p.sessionsMu.Lock()
+	_, known := p.sessions[s]
+	delete(p.sessions, s)
+	p.sessionsMu.Unlock()
+	if known {
+		p.gauges.closed.Add(1)
+	}
+}
+
+// idleBeforePing is how long a connection may be idle and still be trusted.
+const idleBeforePing = time.Second
+
+func (p *Pool) shouldPing(_ context.Context, params pgxpool.ShouldPingParams) bool {
+	if params.IdleDuration <= idleBeforePing {
+		return false
+	}
+	if s := sessionOf(params.Conn); s != nil {
+		s.pinging = time.Now()
+	}
+	return true
+}
+
+// releasing runs at the beginning of a connection's return to the pool.
+func (p *Pool) releasing(conn *pgx.Conn) {
+	s := sessionOf(conn)
+	_, f := p.startHook(context.Background(), providers.EventRelease, "", s.pid)
+	p.readyForNext(s)
+	s.returned()
+	f.End(0, nil)
+	p.gauges.released()
+}
+
+// readyForNext resets the session, or sees to it that it is closed.
+func (p *Pool) readyForNext(s *session) {
+	pg := s.conn.PgConn()
+	if s.isRetired() && !pg.IsClosed() {
+		_ = s.conn.Close(ended())
+	}
+	if !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I' {
+		p.clean(s)
+	}
+	if pg.IsClosed() || pg.IsBusy() || pg.TxStatus() != 'I' {
+		s.uncount() // pgxpool will destroy it
+		p.nudge()
+	}
+}
+
+func (p *Pool) notified(conn *pgconn.PgConn, n *pgconn.Notification) {
+	if p.observed(providers.EventNotification) {
+		p.hooks.Notify(p.life, providers.HookInfo{Event: providers.EventNotification, Name: n.Channel, PID: conn.PID()})
+	}
+}
+
+// Acquire takes a connection out of the pool until its Release. Its wait is
+// bounded by ctx and by AcquireTimeout; a [*providers.ExhaustedError] says that
+// all were in use, a [*providers.UnreachableError] that none could be made.
+func (p *Pool) Acquire(ctx context.Context) (providers.Conn, error) {
+	l, err := p.borrow(ctx, opConn)
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{lease: l}
+	l.anchor(c)
+	return c, nil
+}
+
+// Query runs sql on a connection that comes back when the rows are closed or
+// read to their end.
+func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	l, err := p.borrow(ctx, opQuery)
+	if err != nil {
+		return failedRows(err), err
+	}
+	return p.query(ctx, l.newRows(), statement{lease: l, owned: true, sql: sql, args: args})
+}
+
+// QueryRow runs sql on a connection that comes back when the row is scanned.
+func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	l, err := p.borrow(ctx, opQuery)
+	if err != nil {
+		return failedRow(err)
+	}
+	return p.queryRow(ctx, l.newRows(), statement{lease: l, owned: true, sql: sql, args: args})
+}
+
+// Exec runs sql. Without arguments it may hold several statements, which pgx
+// sends over the simple protocol as one transaction.
+func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	l, err := p.borrow(ctx, opExec)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer l.release()
+	return p.exec(ctx, l.conn(), sql, args)
+}
+
+// Run executes a call with its scope.
+func (p *Pool) Run(ctx context.Context, call *providers.Call) error {
+	op := opQuery
+	if call.Kind == providers.CallExec {
+		op = opExec
+	}
+	l, err := p.borrow(ctx, op)
+	if err != nil {
+		return err
+	}
+	st := statement{lease: l, owned: true, sql: call.SQL, args: call.Args}
+	return p.run(ctx, st, l.newRows, call, nil)
+}
+
+// Begin starts a transaction on a connection of its own.
+func (p *Pool) Begin(ctx context.Context, opts providers.TxOptions) (providers.Tx, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	l, err := p.borrow(ctx, opTx)
+	if err != nil {
+		return nil, err
+	}
+	t, err := p.begin(ctx, l, true, opts)
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Ping acquires a connection and makes one round trip on it.
+func (p *Pool) Ping(ctx context.Context) error {
+	l, err := p.borrow(ctx, opPing)
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	return p.mapError(ctx, opPing, l.conn().Ping(ctx))
+}
+
+// Unwrap returns the pgx pool underneath. What is taken from it is supervised
+// like everything else; only query and transaction hooks do not see it.
+func (p *Pool) Unwrap() *pgxpool.Pool { return p.pool }
+
+// Reset replaces every connection: idle ones now, busy ones when they come
+// back. MinSize is restored at once.
+func (p *Pool) Reset() {
+	p.pool.Reset()
+	p.nudge()
+}
+
+// Stats returns a snapshot of the pool's statistics.
+func (p *Pool) Stats() providers.PoolStats {
+	stat := p.pool.Stat()
+	waiters, since := p.waiting.oldest()
+	s := providers.PoolStats{
+		MaxSize: stat.MaxConns(), Open: stat.TotalConns() - stat.ConstructingConns(), Idle: stat.IdleConns(),
+		InUse: stat.AcquiredConns(), Dialing: stat.ConstructingConns(),
+		Acquires: p.gauges.acquires.Load(), Waiters: waiters,
+		Connects: p.gauges.connects.Load(), ConnectErrors: p.gauges.connectErrors.Load(), Closed: p.gauges.closed.Load(),
+		Resets: p.gauges.resets.Load(), Reclaimed: p.gauges.reclaimed.Load(), Leaks: p.gauges.leaks.Load(),
+		HookPanics: p.hooks.RecoveredPanics(),
+	}
+	if waiters > 0 {
+		s.OldestWait = time.Since(since)
+	}
+	p.waiting.mu.Lock()
+	s.Waits = p.waiting.counts
+	p.waiting.mu.Unlock()
+	return s
+}
+
+// observed reports whether a hook looks at the event, or at errors.
+func (p *Pool) observed(e providers.HookEvent) bool {
+	return p.hooks != nil && (p.hooks.Has(e) || p.hooks.Has(providers.EventError))
+}
+
+// startHook fires the event's Before hooks. Without hooks it costs nothing.
+func (p *Pool) startHook(ctx context.Context, e providers.HookEvent, sql string, pid uint32) (context.Context, *providers.Firing) {
+	if !p.observed(e) {
+		return ctx, nil
+	}
+	return p.hooks.Start(ctx, providers.HookInfo{Event: e, SQL: sql, PID: pid})
+}
+
+func (p *Pool) logger() *slog.Logger {
+	if p.cfg.Logger != nil {
+		return p.cfg.Logger
+	}
+	return slog.Default()
+}
+
+// String names the pool without its secrets.
+func (p *Pool) String() string {
+	cc := p.pool.Config().ConnConfig
+	return fmt.Sprintf("pgx pool of %d connections to %s:%d/%s", p.maxConns, cc.Host, cc.Port, cc.Database)
+}

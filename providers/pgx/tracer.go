@@ -1,0 +1,190 @@
+package pgx
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// tracer sits where pgx and pgxpool report what really happens on the wire. It
+// supervises the pool, and passes everything on to the user's tracer, for each
+// of the interfaces that the user's tracer has. Starts call pgkeel first, ends
+// call it last.
+type tracer struct {
+	pool    *Pool
+	query   pgx.QueryTracer
+	batch   pgx.BatchTracer
+	copy    pgx.CopyFromTracer
+	prepare pgx.PrepareTracer
+	connect pgx.ConnectTracer
+	acquire pgxpool.AcquireTracer
+	release pgxpool.ReleaseTracer
+}
+
+var (
+	_ pgx.QueryTracer       = (*tracer)(nil)
+	_ pgx.BatchTracer       = (*tracer)(nil)
+	_ pgx.CopyFromTracer    = (*tracer)(nil)
+	_ pgx.PrepareTracer     = (*tracer)(nil)
+	_ pgx.ConnectTracer     = (*tracer)(nil)
+	_ pgxpool.AcquireTracer = (*tracer)(nil)
+	_ pgxpool.ReleaseTracer = (*tracer)(nil)
+)
+
+func newTracer(p *Pool, user pgx.QueryTracer) *tracer {
+	t := &tracer{pool: p, query: user}
+	t.batch, _ = user.(pgx.BatchTracer)
+	t.copy, _ = user.(pgx.CopyFromTracer)
+	t.prepare, _ = user.(pgx.PrepareTracer)
+	t.connect, _ = user.(pgx.ConnectTracer)
+	t.acquire, _ = user.(pgxpool.AcquireTracer)
+	t.release, _ = user.(pgxpool.ReleaseTracer)
+	return t
+}
+
+// TraceQueryStart notes what the statement leaves behind in the session.
+func (t *tracer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	t.pool.soil(conn, data.SQL)
+	if t.query != nil {
+		return t.query.TraceQueryStart(ctx, conn, data)
+	}
+	return ctx
+}
+
+// TraceQueryEnd only passes on.
+func (t *tracer) TraceQueryEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
+	if t.query != nil {
+		t.query.TraceQueryEnd(ctx, conn, data)
+	}
+}
+
+// TraceBatchStart notes what the statements leave behind in the session.
+func (t *tracer) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	for _, q := range data.Batch.QueuedQueries {
+		t.pool.soil(conn, q.SQL)
+	}
+	if t.batch != nil {
+		return t.batch.TraceBatchStart(ctx, conn, data)
+	}
+	return ctx
+}
+
+// TraceBatchQuery only passes on.
+func (t *tracer) TraceBatchQuery(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchQueryData) {
+	if t.batch != nil {
+		t.batch.TraceBatchQuery(ctx, conn, data)
+	}
+}
+
+// TraceBatchEnd only passes on.
+func (t *tracer) TraceBatchEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchEndData) {
+	if t.batch != nil {
+		t.batch.TraceBatchEnd(ctx, conn, data)
+	}
+}
+
+// TraceCopyFromStart only passes on.
+func (t *tracer) TraceCopyFromStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceCopyFromStartData) context.Context {
+	if t.copy != nil {
+		return t.copy.TraceCopyFromStart(ctx, conn, data)
+	}
+	return ctx
+}
+
+// TraceCopyFromEnd only passes on.
+func (t *tracer) TraceCopyFromEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceCopyFromEndData) {
+	if t.copy != nil {
+		t.copy.TraceCopyFromEnd(ctx, conn, data)
+	}
+}
+
+// TracePrepareStart only passes on.
+func (t *tracer) TracePrepareStart(ctx context.Context, conn *pgx.Conn, data pgx.TracePrepareStartData) context.Context {
+	if t.prepare != nil {
+		return t.prepare.TracePrepareStart(ctx, conn, data)
+	}
+	return ctx
+}
+
+// TracePrepareEnd only passes on.
+func (t *tracer) TracePrepareEnd(ctx context.Context, conn *pgx.Conn, data pgx.TracePrepareEndData) {
+	if t.prepare != nil {
+		t.prepare.TracePrepareEnd(ctx, conn, data)
+	}
+}
+
+// connecting is an attempt to connect, carried from its start to its end.
+type connecting struct {
+	start  time.Time
+	slot   bool
+	firing *providers.Firing
+}
+
+type connectingKey struct{}
+
+// TraceConnectStart waits for one of the places for attempts to connect.
+func (t *tracer) TraceConnectStart(ctx context.Context, data pgx.TraceConnectStartData) context.Context {
+	c := &connecting{start: time.Now()}
+	ctx, c.firing = t.pool.hooks.Start(ctx, providers.HookInfo{Event: providers.EventConnect})
+	select {
+	case t.pool.dials <- struct{}{}:
+		c.slot = true
+	case <-ctx.Done(): // the attempt fails by itself
+	case <-t.pool.life.Done():
+	}
+	ctx = context.WithValue(ctx, connectingKey{}, c)
+	if t.connect != nil {
+		return t.connect.TraceConnectStart(ctx, data)
+	}
+	return ctx
+}
+
+// TraceConnectEnd frees the place and counts the result.
+func (t *tracer) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndData) {
+	if t.connect != nil {
+		t.connect.TraceConnectEnd(ctx, data)
+	}
+	c, _ := ctx.Value(connectingKey{}).(*connecting)
+	if c == nil { // the user's tracer dropped our context
+		c = &connecting{start: time.Now(), slot: true}
+	}
+	if c.slot {
+		<-t.pool.dials
+	}
+	if data.Conn != nil {
+		c.firing.SetPID(data.Conn.PgConn().PID())
+	}
+	c.firing.End(0, t.pool.dialed(data.Err, time.Since(c.start)))
+}
+
+// TraceAcquireStart begins the wait for a connection.
+func (t *tracer) TraceAcquireStart(ctx context.Context, pool *pgxpool.Pool, data pgxpool.TraceAcquireStartData) context.Context {
+	if t.acquire != nil {
+		ctx = t.acquire.TraceAcquireStart(ctx, pool, data)
+	}
+	return t.pool.acquireStart(ctx)
+}
+
+// TraceAcquireEnd ends the wait.
+func (t *tracer) TraceAcquireEnd(ctx context.Context, pool *pgxpool.Pool, data pgxpool.TraceAcquireEndData) {
+	t.pool.acquireEnd(ctx, data)
+	if t.acquire == nil {
+		return
+	}
+	if w, ok := ctx.(*wait); ok {
+		ctx = w.parent // the context that the user's tracer returned
+	}
+	t.acquire.TraceAcquireEnd(ctx, pool, data)
+}
+
+// TraceRelease sees the connection off on its way back to the pool.
+func (t *tracer) TraceRelease(pool *pgxpool.Pool, data pgxpool.TraceReleaseData) {
+	t.pool.releasing(data.Conn)
+	if t.release != nil {
+		t.release.TraceRelease(pool, data)
+	}
+}
