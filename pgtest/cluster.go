@@ -18,8 +18,10 @@ type Cluster struct {
 	guard   *watchdog // nil for an outside server
 	outside string    // the DSN of an outside server
 
-	// growMu is held while a standby is being added or the cluster closed.
-	growMu sync.Mutex
+	// growMu is held while a standby or a pooler is being added or the cluster
+	// closed.
+	growMu   sync.Mutex
+	bouncers []*PgBouncer
 
 	mu        sync.Mutex
 	nodes     []*Node
@@ -170,6 +172,9 @@ func (c *Cluster) Close(ctx context.Context) error {
 	open.Unlock()
 	if c.outside != "" {
 		return c.dropTemplates(ctx)
+	}
+	for _, b := range c.bouncers {
+		b.Close()
 	}
 	var wg sync.WaitGroup
 	for _, n := range c.Nodes() {

@@ -39,6 +39,14 @@
 // root, for whom PostgreSQL refuses to run, the servers run as the user
 // postgres, or nobody where there is no such user.
 //
+// # A pooler
+//
+// [Node.NewPgBouncer] puts a real PgBouncer in front of a node, from the program
+// that PGKEEL_PGBOUNCER names, PATH or /usr/sbin:
+//
+//	b := pgtest.New(t, pgtest.Options{}).Primary().NewPgBouncer(t, nil)
+//	conn, err := pgx.Connect(ctx, b.DSN(""))
+//
 // # A server that is already there
 //
 // With PGKEEL_TEST_DSN set, [Shared], [NewDB] and [SetupTestDB] use that server

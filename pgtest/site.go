@@ -21,6 +21,8 @@ import (
 //	socket/  the unix sockets
 //	node0/   the data of the first node, node0.log its log
 //	pg/      the binaries, if the account cannot read them where they are
+//
+// A PgBouncer has a folder and a log as well, pgbouncer0 and so on.
 type site struct {
 	dir  string
 	bin  string

@@ -27,11 +27,18 @@ func victim() {
 	if err == nil && os.Getenv(victimEnv) == "paused" {
 		err = c.Primary().Pause()
 	}
+	var pooler *PgBouncer
+	if err == nil && os.Getenv(victimEnv) == "pooled" {
+		pooler, err = c.Primary().StartPgBouncer(context.Background(), nil)
+	}
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
 	fmt.Print(c.site.dir, " ", c.guard.cmd.Process.Pid)
+	if pooler != nil {
+		fmt.Print(" ", pooler.proc.pid)
+	}
 	for _, n := range c.Nodes() {
 		fmt.Print(" ", n.proc.pid)
 		for _, pid := range descendants(n.proc.pid) {
@@ -44,7 +51,7 @@ func victim() {
 
 func TestWatchdogCleansUpAfterADeadTest(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{
-		"killed": syscall.SIGKILL, "interrupted": syscall.SIGINT, "terminated": syscall.SIGTERM, "paused": syscall.SIGKILL,
+		"killed": syscall.SIGKILL, "interrupted": syscall.SIGINT, "terminated": syscall.SIGTERM, "paused": syscall.SIGKILL, "pooled": syscall.SIGKILL,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

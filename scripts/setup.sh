@@ -21,6 +21,11 @@ have_postgres() {
 	return 1
 }
 
+# Only the tests need it, and they have no use for it with an outside server.
+have_pgbouncer() {
+	[ -n "${PGKEEL_PGBOUNCER:-}${PGKEEL_TEST_DSN:-}" ] || command -v pgbouncer >/dev/null
+}
+
 # Any Go since 1.21 fetches the release that go.mod asks for by itself.
 have_go() { command -v go >/dev/null && go version >/dev/null 2>&1 && go list -m >/dev/null 2>&1; }
 
@@ -32,6 +37,7 @@ have_go || die "pgkeel needs Go $need or newer, and found $(go version 2>/dev/nu
 
 missing=()
 have_postgres || missing+=(postgresql)
+have_pgbouncer || missing+=(pgbouncer)
 have_cc || missing+=(gcc libc6-dev)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
@@ -43,6 +49,7 @@ sudo=()
 if ! command -v apt-get >/dev/null || { [ ${#sudo[@]} -gt 0 ] && ! command -v sudo >/dev/null; }; then
 	die "Missing here: ${missing[*]}. Please install
   - PostgreSQL 14 or newer, the server's programs (initdb, postgres), or set PGKEEL_PG_BIN to their folder
+  - PgBouncer, or set PGKEEL_PGBOUNCER to the program
   - a C compiler (gcc or clang), for Go's race detector
   - Go $need or newer
 and run this again. (On Debian and Ubuntu, as root or with sudo, this happens by itself.)"
@@ -51,15 +58,24 @@ fi
 say "installing ${missing[*]} through apt-get"
 apt() { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@" >&2; }
 apt update
-# Debian would make a cluster and start a server on it; the tests make their
-# own. The setting matters while the package installs, and is then put back.
+# Debian would make a cluster and start servers; the tests make their own. Both
+# settings matter while the packages install, and are then put back.
+undo=(:)
+trap 'for step in "${undo[@]}"; do eval "$step"; done' EXIT
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
+	"${sudo[@]}" chmod +x "$policy"
+	undo+=('"${sudo[@]}" rm -f "$policy"')
+fi
 conf=/etc/postgresql-common/createcluster.conf
 if ! have_postgres; then
 	apt install -y --no-install-recommends postgresql-common
 	"${sudo[@]}" cp -p "$conf" "$conf.pgkeel"
-	trap '"${sudo[@]}" mv -f "$conf.pgkeel" "$conf"' EXIT
+	undo+=('"${sudo[@]}" mv -f "$conf.pgkeel" "$conf"')
 	echo 'create_main_cluster = false' | "${sudo[@]}" tee -a "$conf" >/dev/null
 fi
 apt install -y --no-install-recommends "${missing[@]}"
 have_postgres || die 'apt-get ended well, yet there is still no initdb and postgres to be found.'
+have_pgbouncer || die 'apt-get ended well, yet there is still no pgbouncer to be found.'
 say 'ready'
