@@ -1,9 +1,16 @@
 package providers
 
 import (
+	"errors"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 )
+
+// errDriverBytes refuses what pgx's own Row refuses.
+var errDriverBytes = errors.New("pgkeel: cannot scan into *pgtype.DriverBytes from QueryRow: " +
+	"the bytes belong to the connection, which is back in the pool; scan into *[]byte")
 
 // CallKind says which operation a [Call] is.
 type CallKind uint8
@@ -63,6 +70,11 @@ type firstRow struct{ rows pgx.Rows }
 // Scan reads the first row into dest.
 func (r firstRow) Scan(dest ...any) error {
 	defer r.rows.Close()
+	for _, d := range dest {
+		if _, ok := d.(*pgtype.DriverBytes); ok {
+			return errDriverBytes
+		}
+	}
 	if !r.rows.Next() {
 		if err := r.rows.Err(); err != nil {
 			return err

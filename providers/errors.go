@@ -138,8 +138,13 @@ func (e *TimeoutError) Unwrap() []error { return []error{e.Err, e.Context} }
 // Timeout reports whether a limit of time fired rather than a cancellation.
 func (e *TimeoutError) Timeout() bool { return !errors.Is(e.Context, context.Canceled) }
 
-// Outcome is what the underlying error tells.
-func (e *TimeoutError) Outcome() Outcome { return OutcomeOf(e.Err) }
+// Outcome is what the underlying error tells. Without one it is unknown.
+func (e *TimeoutError) Outcome() Outcome {
+	if e.Err == nil {
+		return OutcomeUnknown
+	}
+	return OutcomeOf(e.Err)
+}
 
 // TxError says what became of a transaction that did not end as asked.
 type TxError struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -31,7 +32,7 @@ func Register(name string, p Provider) error {
 	if strings.TrimSpace(name) == "" {
 		return fmt.Errorf("%w: its name is empty", ErrInvalidProvider)
 	}
-	if p == nil {
+	if isNil(p) {
 		return fmt.Errorf("%w: %q is nil", ErrInvalidProvider, name)
 	}
 	registry.Lock()
@@ -41,6 +42,19 @@ func Register(name string, p Provider) error {
 	}
 	registry.byName[name] = p
 	return nil
+}
+
+// isNil also finds the nil pointer inside an interface, which would fail at its
+// first use only, far from the mistake.
+func isNil(p Provider) bool {
+	switch v := reflect.ValueOf(p); v.Kind() {
+	case reflect.Invalid:
+		return true
+	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Chan, reflect.Slice:
+		return v.IsNil()
+	default:
+		return false
+	}
 }
 
 // Open opens a pool through the provider of that name. A name that nobody

@@ -184,6 +184,7 @@ func (m *HookManager) RegisterCustom(operation string, h Hook) error {
 }
 
 func (m *HookManager) register(h registeredHook) error {
+	h.Events = slices.Clone(h.Events) // the caller may change its own
 	if err := h.validate(); err != nil {
 		return err
 	}
@@ -221,6 +222,9 @@ func (h registeredHook) validate() error {
 
 // Unregister removes a hook and reports whether it was there.
 func (m *HookManager) Unregister(name string) bool {
+	if m == nil {
+		return false
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	kept := slices.DeleteFunc(slices.Clone(m.hooks), func(h registeredHook) bool { return h.Name == name })
@@ -233,7 +237,7 @@ func (m *HookManager) Unregister(name string) bool {
 func (m *HookManager) rebuild() {
 	t := &hookTable{}
 	for _, h := range m.hooks {
-		events := h.Events
+		events := slices.Clip(h.Events)
 		if len(events) == 0 {
 			for e := range EventCustom {
 				events = append(events, e)
@@ -251,7 +255,7 @@ func (m *HookManager) rebuild() {
 // Has reports whether a hook observes the event. It costs an atomic load.
 func (m *HookManager) Has(e HookEvent) bool { return len(m.observers(e)) > 0 }
 
-// Panics recovered so far.
+// RecoveredPanics counts the panics recovered so far.
 func (m *HookManager) RecoveredPanics() int64 {
 	if m == nil {
 		return 0
@@ -264,7 +268,7 @@ func (m *HookManager) observers(e HookEvent) []registeredHook {
 		return nil
 	}
 	t := m.table.Load()
-	if t == nil {
+	if t == nil || e >= hookEvents {
 		return nil
 	}
 	return t[e]
@@ -273,29 +277,41 @@ func (m *HookManager) observers(e HookEvent) []registeredHook {
 // Firing is an operation between its before and its after. A nil Firing is one
 // that nobody observes: its End does nothing.
 type Firing struct {
-	m     *HookManager
-	ctx   context.Context
-	hooks []registeredHook
-	info  HookInfo
+	m        *HookManager
+	ctx      context.Context
+	hooks    []registeredHook
+	onErrors []registeredHook
+	info     HookInfo
 }
 
 // Start fires the Before hooks of info.Event and returns the context for the
 // operation. Without an observer of the event or of EventError it returns ctx
 // and nil and allocates nothing.
 func (m *HookManager) Start(ctx context.Context, info HookInfo) (context.Context, *Firing) {
-	hooks := m.observers(info.Event)
-	if len(hooks) == 0 && !m.Has(EventError) {
+	hooks, onErrors := m.observers(info.Event), m.observers(EventError)
+	if info.Event == EventCustom {
+		hooks = ofOperation(hooks, info.Name)
+	}
+	if len(hooks) == 0 && len(onErrors) == 0 {
 		return ctx, nil
 	}
-	return m.start(ctx, info, hooks)
+	return m.start(ctx, info, hooks, onErrors)
 }
 
-func (m *HookManager) start(ctx context.Context, info HookInfo, hooks []registeredHook) (context.Context, *Firing) {
-	f := &Firing{m: m, hooks: hooks, info: info}
-	f.info.TenantID, _ = GetTenantID(ctx)
-	f.info.CorrelationID, _ = GetCorrelationID(ctx)
-	f.info.UserID, _ = GetUserID(ctx)
-	f.info.Start = time.Now()
+// ofOperation picks the hooks of one custom operation.
+func ofOperation(hooks []registeredHook, operation string) []registeredHook {
+	var picked []registeredHook
+	for _, h := range hooks {
+		if h.custom == operation {
+			picked = append(picked, h)
+		}
+	}
+	return picked
+}
+
+func (m *HookManager) start(ctx context.Context, info HookInfo, hooks, onErrors []registeredHook) (context.Context, *Firing) {
+	f := &Firing{m: m, hooks: hooks, onErrors: onErrors, info: info}
+	f.info.begin(ctx)
 	for _, h := range hooks {
 		if h.Before == nil {
 			continue
@@ -308,6 +324,14 @@ func (m *HookManager) start(ctx context.Context, info HookInfo, hooks []register
 	}
 	f.ctx = ctx
 	return ctx, f
+}
+
+// begin notes the time and the ids of the context.
+func (i *HookInfo) begin(ctx context.Context) {
+	i.TenantID, _ = GetTenantID(ctx)
+	i.CorrelationID, _ = GetCorrelationID(ctx)
+	i.UserID, _ = GetUserID(ctx)
+	i.Start = time.Now()
 }
 
 // SetPID tells the hooks the server's process, once it is known.
@@ -328,7 +352,7 @@ func (f *Firing) End(rows int64, err error) {
 	if err != nil {
 		failed := f.info
 		failed.Event, failed.Operation = EventError, f.info.Event
-		f.m.after(f.ctx, f.m.observers(EventError), &failed)
+		f.m.after(f.ctx, f.onErrors, &failed)
 	}
 }
 
@@ -338,7 +362,12 @@ func (m *HookManager) Notify(ctx context.Context, info HookInfo) {
 	if len(hooks) == 0 {
 		return
 	}
-	info.Start = time.Now()
+	m.notify(ctx, info, hooks)
+}
+
+// notify is apart from Notify so that info stays off the heap without hooks.
+func (m *HookManager) notify(ctx context.Context, info HookInfo, hooks []registeredHook) {
+	info.begin(ctx)
 	m.after(ctx, hooks, &info)
 }
 
@@ -353,24 +382,15 @@ func (m *HookManager) after(ctx context.Context, hooks []registeredHook, info *H
 // Run runs fn as a custom operation: inside the hooks registered for it under
 // that name. Its error is fn's.
 func (m *HookManager) Run(ctx context.Context, operation string, fn func(ctx context.Context) error) (err error) {
-	var hooks []registeredHook
-	for _, h := range m.observers(EventCustom) {
-		if h.custom == operation {
-			hooks = append(hooks, h)
-		}
-	}
-	if len(hooks) == 0 && !m.Has(EventError) {
+	ctx, f := m.Start(ctx, HookInfo{Event: EventCustom, Name: operation})
+	if f == nil {
 		return fn(ctx)
 	}
-	ctx, f := m.start(ctx, HookInfo{Event: EventCustom, Name: operation}, hooks)
-	defer func() {
-		if r := recover(); r != nil {
-			f.End(0, fmt.Errorf("pgkeel: custom operation %q panicked", operation))
-			panic(r)
-		}
-		f.End(0, err)
-	}()
-	return fn(ctx)
+	// Not recovered: the panic keeps the stack of where it began.
+	err = fmt.Errorf("pgkeel: custom operation %q panicked or ended its goroutine", operation)
+	defer func() { f.End(0, err) }()
+	err = fn(ctx)
+	return err
 }
 
 func (m *HookManager) guard(name string, call func()) {

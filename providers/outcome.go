@@ -48,8 +48,11 @@ func OutcomeOf(err error) Outcome {
 	if errors.As(err, &told) {
 		return told.Outcome()
 	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg := serverError(err); pg != nil {
+		// These two say themselves that nobody knows.
+		if pg.Code == codeTransactionUnknown || pg.Code == codeCompletionUnknown {
+			return OutcomeUnknown
+		}
 		// A FATAL error ends the session in the middle of whatever it did, and
 		// may arrive in the place of COMMIT's answer.
 		if severity(pg) != "ERROR" {
@@ -57,8 +60,20 @@ func OutcomeOf(err error) Outcome {
 		}
 		return OutcomeRolledBack
 	}
-	if pgconn.SafeToRetry(err) {
+	if refused(err) || pgconn.SafeToRetry(err) {
 		return OutcomeNotSent
 	}
 	return OutcomeUnknown
+}
+
+// refused reports whether pgkeel itself ended the operation before it began.
+func refused(err error) bool {
+	for _, state := range []error{
+		ErrPoolClosed, ErrPoolExhausted, ErrUnreachable, ErrNestedAcquire, ErrConcurrentUse, ErrReleased,
+	} {
+		if errors.Is(err, state) {
+			return true
+		}
+	}
+	return false
 }

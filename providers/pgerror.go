@@ -10,13 +10,17 @@ import (
 // The SQLSTATE codes that the predicates look at. See PostgreSQL's manual,
 // appendix "Error Codes".
 const (
+	codeTransactionUnknown  = "08007"
 	codeFeatureNotSupported = "0A000"
 	codeNotNullViolation    = "23502"
 	codeForeignKeyViolation = "23503"
 	codeUniqueViolation     = "23505"
 	codeCheckViolation      = "23514"
 	codeReadOnly            = "25006"
+	codeIdleInTxTimeout     = "25P03"
+	codeTransactionTimeout  = "25P04"
 	codeSerialization       = "40001"
+	codeCompletionUnknown   = "40003"
 	codeDeadlock            = "40P01"
 	codeTooManyConnections  = "53300"
 	codeQueryCanceled       = "57014"
@@ -64,8 +68,8 @@ type PGError struct {
 // NewPGError turns an error chain that contains a *pgconn.PgError into a
 // PGError around the whole chain. It returns nil where there is none.
 func NewPGError(err error) *PGError {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
+	pg := serverError(err)
+	if pg == nil {
 		return nil
 	}
 	return &PGError{
@@ -77,6 +81,15 @@ func NewPGError(err error) *PGError {
 		File: pg.File, Line: pg.Line, Routine: pg.Routine,
 		cause: err,
 	}
+}
+
+// serverError finds the server's error in a chain, or nil.
+func serverError(err error) *pgconn.PgError {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return nil
+	}
+	return pg
 }
 
 func severity(pg *pgconn.PgError) string {
@@ -106,12 +119,14 @@ func (e *PGError) SQLState() string { return e.Code }
 
 // IsConnectionError reports whether the connection is lost or could not be
 // made: class 08, a server that shuts down, crashed or still starts, a
-// database that was dropped, an idle session that was ended, or no free
-// connection slot.
+// database that was dropped, a session that a timeout of the server ended
+// (idle, idle in a transaction, transaction_timeout), or no free connection
+// slot.
 func (e *PGError) IsConnectionError() bool {
 	switch e.Code {
 	case codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow,
-		codeDatabaseDropped, codeIdleSessionTimeout, codeTooManyConnections:
+		codeDatabaseDropped, codeIdleSessionTimeout, codeIdleInTxTimeout,
+		codeTransactionTimeout, codeTooManyConnections:
 		return true
 	}
 	return e.class("08")

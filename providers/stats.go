@@ -28,7 +28,10 @@ const (
 
 // String returns the outcome as a label.
 func (o WaitOutcome) String() string {
-	return [...]string{"acquired", "exhausted", "unreachable", "canceled"}[o]
+	if o >= waitOutcomes {
+		return "invalid"
+	}
+	return [waitOutcomes]string{"acquired", "exhausted", "unreachable", "canceled"}[o]
 }
 
 // WaitHistogram counts waits by length and outcome.
@@ -42,6 +45,9 @@ type WaitHistogram struct {
 
 // Count returns the number of waits with that outcome.
 func (h WaitHistogram) Count(o WaitOutcome) int64 {
+	if o >= waitOutcomes {
+		return 0
+	}
 	var n int64
 	for _, c := range h.Counts[o] {
 		n += c

@@ -60,6 +60,8 @@ func (f *faults) dsn(c Config) {
 	if minSize == 0 {
 		minSize = parsed.MinConns
 	}
+	f.addf(c.Profile == ProfileServerless && max(parsed.MinConns, parsed.MinIdleConns) > 0, "DSN",
+		"pool_min_conns and pool_min_idle_conns would keep a serverless database awake; leave them out, or use ProfileDirect")
 	f.addf(maxSize > 0 && minSize > maxSize, "Pool.MinSize", "%d is more than the %d of MaxSize", minSize, maxSize)
 	f.addf(maxSize > 0 && c.Pool.InitialSize > maxSize, "Pool.InitialSize", "%d is more than the %d of MaxSize", c.Pool.InitialSize, maxSize)
 }
