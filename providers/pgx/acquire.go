@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -16,63 +17,101 @@ import (
 
 // gauges are the pool's counters.
 type gauges struct {
-	// open counts the connections fit for use, inUse those that are held or
-	// asked for. While inUse does not exceed open, an idle connection waits
-	// for whoever raised inUse, and acquiring takes no time to speak of.
-	open, inUse atomic.Int32
+	// open counts the connections fit for use.
+	open atomic.Int32
 
 	acquires, connects, connectErrors, closed atomic.Int64
 	resets, reclaimed, leaks                  atomic.Int64
-
-	// drained is told of each release while the pool closes.
-	closing atomic.Bool
-	drained chan struct{}
 }
 
-// released notes that a connection is held no more.
-func (g *gauges) released() {
-	g.inUse.Add(-1)
-	if g.closing.Load() {
-		select {
-		case g.drained <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// wait is one caller's wait for a connection. It is the context that pgxpool
-// waits with, so that the error of an ended wait can say what ended it.
+// wait is the context that pgxpool acquires a connection with. It knows when
+// the acquire has to wait: pgxpool asks for Done once, ahead of everything, to
+// see whether the context has ended, and again only when there is something to
+// wait for (a connection that comes back, one that is made, a ping). From then
+// on the wait is counted, bounded, and its error says what ended it. An acquire
+// that is served at once costs an atomic counter.
 type wait struct {
-	context.Context //nolint:containedctx // it is a context
+	context.Context //nolint:containedctx // it is a context: the caller's, with what hooks added
 
 	pool   *Pool
-	parent context.Context //nolint:containedctx // the caller's
-	start  time.Time
-	held   int
-	mustWt bool // no idle connection was there: counts in the histogram
-	place  *list.Element
-	stop   func()
+	caller context.Context //nolint:containedctx // as the caller gave it
+	// own marks an acquire of pgkeel's own, which statistics leave out.
+	own    bool
+	onDial func()
 	firing *providers.Firing
-	fail   error // set when the wait is refused before it began
-	once   sync.Once
-	ended  error
+	asked  atomic.Int32
+	dials  atomic.Bool
+
+	// What follows is set once the wait begins.
+
+	begin   sync.Once
+	begun   bool
+	start   time.Time
+	held    int
+	place   *list.Element
+	limited context.Context //nolint:containedctx // bounds the wait
+	stop    func()
+	refused bool
+	end     sync.Once
+	ended   error
+}
+
+// waits holds those that never waited, for the next.
+var waits = sync.Pool{New: func() any { return new(wait) }}
+
+type waitKey struct{}
+
+// Value finds the wait itself, from inside the connecting that it began.
+func (w *wait) Value(key any) any {
+	if key == (waitKey{}) {
+		return w
+	}
+	return w.Context.Value(key)
+}
+
+// Deadline hides the caller's: pgxpool would hand it to the ping of an idle
+// connection, and close a healthy connection because its borrower was in a
+// hurry. The ping has its own limit, and the wait ends by Done.
+func (w *wait) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+// Done is closed when the wait must end.
+func (w *wait) Done() <-chan struct{} {
+	if w.asked.Add(1) == 1 {
+		return w.Context.Done()
+	}
+	w.begin.Do(w.beginWait)
+	return w.limited.Done()
 }
 
 // Err is what ended the wait, as an error that says so.
 func (w *wait) Err() error {
-	if w.fail != nil {
-		return w.fail
+	if w.asked.Load() <= 1 {
+		return w.Context.Err()
 	}
-	err := w.Context.Err()
+	w.begin.Do(w.beginWait)
+	if w.refused {
+		return providers.ErrNestedAcquire
+	}
+	err := w.limited.Err()
 	if err == nil {
 		return nil
 	}
-	if errors.Is(context.Cause(w.Context), errPoolClosed) {
-		return errPoolClosed
-	}
 	// Asked more than once; the answer must stay the same, and it is not cheap.
-	w.once.Do(func() { w.ended = w.pool.waitEnded(w, err) })
+	w.end.Do(func() { w.ended = w.pool.waitEnded(w, err) })
 	return w.ended
+}
+
+func (w *wait) beginWait() {
+	w.begun, w.start = true, time.Now()
+	if !w.own {
+		w.held = providers.Held(w.Context, w.pool)
+		if !w.pool.waiting.enter(w, int(w.pool.maxConns)) {
+			w.refused = true
+			w.limited = ended()
+			return
+		}
+	}
+	w.limited, w.stop = w.pool.limitWait(w)
 }
 
 // waiting are the callers that wait.
@@ -84,57 +123,51 @@ type waiting struct {
 	counts providers.WaitHistogram
 }
 
-// internal marks an acquire of pgkeel's own, which statistics leave out.
-type internal struct{ context.Context } //nolint:containedctx // it is a context
-
-// acquireStart runs before pgxpool looks for a connection.
-func (p *Pool) acquireStart(ctx context.Context) context.Context {
-	if p.closing.Load() {
-		return refused(ctx, errPoolClosed)
-	}
-	if _, ok := ctx.(internal); ok {
-		p.gauges.inUse.Add(1)
-		return ctx
-	}
-	atOnce := p.gauges.inUse.Add(1) <= p.gauges.open.Load()
-	if atOnce && !p.observed(providers.EventAcquire) {
-		return ctx
-	}
-	return p.beginWait(ctx, !atOnce)
+// internal marks an acquire of pgkeel's own. onDial, if set, is called when it
+// begins to make a connection.
+type internal struct {
+	context.Context //nolint:containedctx // it is a context
+	onDial          func()
 }
 
-func refused(ctx context.Context, err error) *wait {
-	done, cancel := context.WithCancel(ctx)
-	cancel()
-	return &wait{Context: done, parent: ctx, fail: err}
-}
-
-func (p *Pool) beginWait(ctx context.Context, mustWait bool) context.Context {
-	w := &wait{pool: p, parent: ctx, start: time.Now(), mustWt: mustWait}
-	ctx, w.firing = p.hooks.Start(ctx, providers.HookInfo{Event: providers.EventAcquire})
-	if mustWait {
-		w.held = providers.Held(ctx, p)
-		if !p.waiting.enter(w, int(p.maxConns)) {
-			failed := refused(ctx, providers.ErrNestedAcquire)
-			failed.pool, failed.firing = p, w.firing
-			failed.start, failed.mustWt = w.start, false
-			return failed
-		}
+// acquireStart runs before pgxpool looks for a connection. The user's tracer
+// has had its turn, unless the acquire is pgkeel's own.
+func (p *Pool) acquireStart(ctx context.Context) *wait {
+	w := waits.Get().(*wait)
+	w.pool, w.Context, w.caller = p, ctx, ctx
+	if own, ok := ctx.(internal); ok {
+		w.own, w.onDial = true, own.onDial
+	} else if p.observed(providers.EventAcquire) {
+		w.Context, w.firing = p.hooks.Start(ctx, providers.HookInfo{Event: providers.EventAcquire})
 	}
-	w.Context, w.stop = p.limitWait(ctx)
 	return w
 }
 
 // limitWait bounds a wait by the acquire timeout and by the pool's end.
-func (p *Pool) limitWait(ctx context.Context) (context.Context, func()) {
-	limited, cancel := context.WithCancelCause(ctx)
+func (p *Pool) limitWait(w *wait) (context.Context, func()) {
+	limited, cancel := context.WithCancelCause(w.Context)
 	unhook := context.AfterFunc(p.life, func() { cancel(errPoolClosed) })
 	stop := func() { unhook(); cancel(nil) }
-	if p.acquireTimeout <= 0 {
+	if p.acquireTimeout <= 0 || w.own {
 		return limited, stop
 	}
 	timed, cancelTimer := context.WithTimeoutCause(limited, p.acquireTimeout, errAcquireTimeout)
 	return timed, func() { cancelTimer(); stop() }
+}
+
+// beforeConnect runs when a connection begins to be made, on behalf of the wait
+// in the context if there is one.
+func (p *Pool) beforeConnect(ctx context.Context, _ *pgx.ConnConfig) error {
+	if ctx.Value(startupKey{}) != nil {
+		return errStartup
+	}
+	if w, ok := ctx.Value(waitKey{}).(*wait); ok {
+		w.dials.Store(true)
+		if w.onDial != nil {
+			w.onDial()
+		}
+	}
+	return nil
 }
 
 // enter joins the line, unless that would complete a deadlock: every
@@ -179,40 +212,38 @@ func (q *waiting) oldest() (n int64, since time.Time) {
 }
 
 // acquireEnd runs when pgxpool found a connection, or did not.
-func (p *Pool) acquireEnd(ctx context.Context, data pgxpool.TraceAcquireEndData) {
-	w, waited := ctx.(*wait)
+func (p *Pool) acquireEnd(w *wait, data pgxpool.TraceAcquireEndData) {
 	if data.Conn != nil {
-		holder := ctx
-		if waited {
-			holder = w.parent
-		}
-		sessionOf(data.Conn).taken(holder, time.Now())
+		sessionOf(data.Conn).taken(w.caller, time.Now(), w.own)
+		w.firing.SetPID(data.Conn.PgConn().PID())
 	}
-	if waited && w.pool == nil { // refused before it was counted
-		return
-	}
-	if _, ok := ctx.(internal); !ok && data.Err == nil {
+	if data.Err == nil && !w.own {
 		p.gauges.acquires.Add(1)
 	}
-	if waited {
-		p.endWait(w, data)
+	if w.begun {
+		p.endWait(w, data.Err)
 	}
-	if data.Err != nil {
-		p.gauges.released()
+	if w.firing != nil {
+		w.firing.End(0, p.acquireError(w.Context, data.Err))
+	}
+	if !w.begun { // then nobody else has seen it
+		w.recycle()
 	}
 }
 
-func (p *Pool) endWait(w *wait, data pgxpool.TraceAcquireEndData) {
-	if w.mustWt {
-		p.waiting.leave(w, waitOutcome(data.Err))
+func (p *Pool) endWait(w *wait, err error) {
+	if w.place != nil {
+		p.waiting.leave(w, waitOutcome(err))
 	}
 	if w.stop != nil {
 		w.stop()
 	}
-	if data.Conn != nil {
-		w.firing.SetPID(data.Conn.PgConn().PID())
-	}
-	w.firing.End(0, p.acquireError(w.parent, data.Err))
+}
+
+func (w *wait) recycle() {
+	w.Context, w.pool, w.caller, w.own, w.onDial, w.firing = nil, nil, nil, false, nil, nil
+	w.asked.Store(0)
+	waits.Put(w)
 }
 
 func waitOutcome(err error) providers.WaitOutcome {
@@ -229,20 +260,27 @@ func waitOutcome(err error) providers.WaitOutcome {
 	}
 }
 
-// waitEnded says why a wait was in vain: every connection was in use, or the
-// one being made did not come about.
+// waitEnded says why a wait was in vain: the caller called it off, the pool was
+// closed, every connection was in use, or the one being made did not come about.
 func (p *Pool) waitEnded(w *wait, cause error) error {
-	waited := time.Since(w.start)
+	why := context.Cause(w.limited)
+	switch {
+	case errors.Is(why, errPoolClosed):
+		return errPoolClosed
+	case errors.Is(cause, context.Canceled):
+		return &notSentError{&providers.TimeoutError{Operation: "acquire", Limit: limitCanceled, Err: cause, Context: cause}}
+	}
 	limit := limitContext
-	if errors.Is(context.Cause(w.Context), errAcquireTimeout) {
+	if errors.Is(why, errAcquireTimeout) {
 		limit = limitAcquire
 	}
-	stat := p.pool.Stat()
-	if stat.AcquiredConns() >= stat.MaxConns() || stat.AcquiredConns() >= stat.TotalConns() && stat.ConstructingConns() == 0 {
+	waited := time.Since(w.start)
+	holders := p.holders(maxHolders)
+	if p.noneCameBack(w, holders) {
 		waiters, _ := p.waiting.oldest()
 		return &providers.ExhaustedError{
-			Waited: waited, Limit: limit, MaxSize: stat.MaxConns(), Waiters: max(waiters, 1),
-			Holders: p.holders(maxHolders), Err: cause,
+			Waited: waited, Limit: limit, MaxSize: p.maxConns, Waiters: max(waiters, 1),
+			Holders: holders, Err: cause,
 		}
 	}
 	reason := p.lastDialError()
@@ -250,6 +288,15 @@ func (p *Pool) waitEnded(w *wait, cause error) error {
 		reason = errors.New("the server did not answer in time")
 	}
 	return &providers.UnreachableError{Waited: waited, Err: errors.Join(reason, cause)}
+}
+
+// noneCameBack tells a wait for a connection in use from one for a connection
+// being made, which means that the server cannot be reached.
+func (p *Pool) noneCameBack(w *wait, holders []providers.Holder) bool {
+	if w.dials.Load() || len(holders) == 0 {
+		return false
+	}
+	return p.pool.Stat().ConstructingConns() == 0 || p.lastDialError() == nil
 }
 
 // maxHolders is how many holders an error names.

@@ -2,6 +2,7 @@ package pgx
 
 import (
 	"context"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,32 +17,62 @@ type batchResults struct {
 	st     statement
 	ctx    context.Context //nolint:containedctx // that of the batch, whose results these are
 	firing *providers.Firing
-	size   int
+	batch  *pgx.Batch
 	tx     *Tx
 	closed bool
 	err    error
 }
 
+// batchRows are where batches take their result objects from, so that these
+// cost next to no allocation. None is handed out twice.
+var batchRows = sync.Pool{New: func() any { return new(rowSource) }}
+
+// batchSender is a connection of the driver's, or a transaction of it.
+type batchSender interface {
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
 // SendBatch sends every statement of b in one flush, on a connection that
-// comes back when the results are closed.
+// comes back when the results are closed. A transaction that the batch begins
+// can be used once they are closed, and then gives the connection back itself.
 func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	l, err := p.borrow(ctx, opBatch)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	results := p.sendBatch(ctx, statement{lease: l, owned: true}, b)
-	l.anchor(results)
-	return results
-}
-
-func (p *Pool) sendBatch(ctx context.Context, st statement, b *pgx.Batch) *batchResults {
-	r := &batchResults{st: st, size: b.Len()}
-	r.ctx, r.firing = p.startHook(ctx, providers.EventBatch, "", st.lease.s.pid)
-	r.BatchResults = st.lease.conn().SendBatch(r.ctx, b)
-	if inner := r.BatchResults.Tx(); inner != nil {
-		r.tx = p.newTx(st.lease, st.owned, inner)
+	r := p.sendBatch(ctx, statement{lease: l, owned: true}, l.conn(), b)
+	r.adopt(nil)
+	if r.tx == nil { // else the transaction, which may outlive the results
+		l.anchor(r)
 	}
 	return r
+}
+
+func (p *Pool) sendBatch(ctx context.Context, st statement, on batchSender, b *pgx.Batch) *batchResults {
+	r := &batchResults{st: st, batch: b}
+	r.ctx, r.firing = p.startHook(ctx, providers.EventBatch, "", st.lease.s.pid)
+	defer func() {
+		if r.BatchResults == nil { // an argument of the application panicked
+			r.err = errPanicked
+			r.done()
+		}
+	}()
+	r.BatchResults = on.SendBatch(r.ctx, b)
+	return r
+}
+
+// adopt takes the transaction that the batch began.
+func (r *batchResults) adopt(borrower *Conn) {
+	inner := r.BatchResults.Tx()
+	if inner == nil {
+		return
+	}
+	r.tx = r.st.lease.s.pool.newTx(r.st.lease, borrower, inner)
+	if r.st.owned {
+		// Until the results are closed, they occupy it.
+		_ = r.tx.use.enter()
+		r.st.use, r.st.owned = r.tx.use, false
+	}
 }
 
 // Exec reads the next result as that of a statement without rows.
@@ -50,16 +81,29 @@ func (r *batchResults) Exec() (pgconn.CommandTag, error) {
 	return tag, r.mapped(err)
 }
 
-// Query reads the next result as rows.
+// Query reads the next result as rows. Close them before the next result.
 func (r *batchResults) Query() (pgx.Rows, error) {
-	rs, err := r.BatchResults.Query()
-	return rs, r.mapped(err)
+	rs := r.next()
+	return rs, rs.Err()
+}
+
+// QueryRow reads the next result as a row.
+func (r *batchResults) QueryRow() pgx.Row { return (*row)(r.next()) }
+
+// next makes rows of the next result that occupy nothing themselves.
+func (r *batchResults) next() *rows {
+	source := batchRows.Get().(*rowSource)
+	rs := source.next()
+	batchRows.Put(source)
+	rs.st, rs.ctx, rs.begun, rs.part = statement{lease: r.st.lease}, r.ctx, true, true
+	rs.Rows, _ = r.BatchResults.Query() // its error is the rows' own
+	return rs
 }
 
 // Tx is the transaction that the batch began with [pgx.Batch.BeginTx], or nil.
 func (r *batchResults) Tx() pgx.Tx {
 	if r.tx == nil {
-		return nil
+		return r.BatchResults.Tx() // of a batch that was refused: closed
 	}
 	return r.tx
 }
@@ -71,17 +115,42 @@ func (r *batchResults) Close() error {
 		return r.err
 	}
 	r.closed = true
-	defer r.done() // also when a callback panics
+	r.err = errPanicked // until the callbacks came back
+	defer r.done()
 	r.err = r.mapped(r.BatchResults.Close())
 	return r.err
 }
 
 func (r *batchResults) done() {
-	r.firing.End(int64(r.size), r.err)
+	size := 0
+	if r.batch != nil {
+		size = r.batch.Len()
+	}
+	r.firing.End(int64(size), r.err)
+	if r.err == errPanicked && r.BatchResults != nil { //nolint:errorlint // that very one
+		r.drain()
+	}
 	if r.tx != nil {
-		r.st.owned = false // the transaction gives the connection back
+		if pg := r.st.lease.conn().PgConn(); pg.TxStatus() == 'I' || pg.IsClosed() {
+			r.tx.finish() // it never began, or the batch ended it
+		}
 	}
 	r.st.end()
+}
+
+// drain reads the results behind a callback that panicked, without running any
+// more, so that the connection can be used again.
+func (r *batchResults) drain() {
+	for _, q := range r.batch.QueuedQueries {
+		q.Fn = nil
+	}
+	_ = r.BatchResults.Close() // the panic is the caller's
+}
+
+// beginsTx reports whether a batch begins a transaction, which it does not tell
+// itself.
+func beginsTx(b *pgx.Batch) bool {
+	return b != nil && pgx.FailedBatchResults(b, errInTx).Tx() != nil
 }
 
 func (r *batchResults) mapped(err error) error {

@@ -3,9 +3,14 @@ package pgx
 import (
 	"context"
 	"math"
+	"time"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
+
+// forceGrace is how long Close waits for connections that it closed by force to
+// be gone.
+const forceGrace = time.Second
 
 // Close stops intake, waits for the connections in use until ctx ends, then
 // closes those under their borrowers and names these in a
@@ -15,51 +20,50 @@ import (
 // goroutine of pgxpool's waiting for it.
 func (p *Pool) Close(ctx context.Context) error {
 	p.closeOnce.Do(func() {
-		p.gauges.closing.Store(true)
 		p.closing.Store(true)
 		p.endLife(errPoolClosed)
 		p.closeErr = p.drain(ctx)
-		<-p.supervised
-		close(p.closed)
+		p.background.Wait()
 	})
-	<-p.closed
 	return p.closeErr
 }
 
-// drain waits until nobody holds a connection, and closes the pool.
+// drain waits until every connection came back and is closed.
 func (p *Pool) drain(ctx context.Context) error {
-	for p.gauges.inUse.Load() > 0 {
-		select {
-		case <-p.gauges.drained:
-		case <-ctx.Done():
-			return p.closeByForce(ctx)
-		}
-	}
-	p.pool.Close()
-	return nil
-}
-
-// closeByForce takes the connections from those that still hold them.
-func (p *Pool) closeByForce(ctx context.Context) error {
-	holders := p.holders(math.MaxInt)
-	all := true
-	for _, s := range p.allSessions() {
-		if l, lent := s.currentLease(); lent {
-			l.evict()
-		} else if _, held := s.heldBy(s.since); held {
-			all = false
-		}
-	}
-	if all {
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		// It refuses new borrowers and closes idle connections at once.
 		p.pool.Close()
-	} else {
-		// Only the borrower can release what came from the unwrapped pool.
-		go p.pool.Close()
+	}()
+	select {
+	case <-drained:
+		return nil
+	case <-ctx.Done():
+	}
+	holders := p.holders(math.MaxInt)
+	for _, s := range p.allSessions() {
+		p.closeByForce(s)
+	}
+	select {
+	case <-drained:
+	case <-time.After(forceGrace):
+		// What came from the unwrapped pool only its borrower can release, and
+		// a peer that does not answer is left to its timeout.
 	}
 	if len(holders) == 0 {
-		return nil // the last one came back just now
+		return nil // what was left came back just now
 	}
 	return &providers.CloseError{Holders: holders, Err: context.Cause(ctx)}
+}
+
+// closeByForce closes a connection under its borrower.
+func (p *Pool) closeByForce(s *session) {
+	if l, lent := s.currentLease(); lent {
+		l.evict()
+	} else if _, held := s.heldBy(time.Time{}); held {
+		s.cut()
+	}
 }
 
 // currentLease is the borrowing in progress, if pgkeel itself lent the

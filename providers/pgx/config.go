@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgkeel/pgkeel/providers"
@@ -20,9 +18,6 @@ const (
 	serverlessConnectTimeout = 30 * time.Second
 	// serverlessMaxIdleTime lets a serverless database fall asleep.
 	serverlessMaxIdleTime = time.Minute
-	// cancelDeadline is how long a connection may take to answer a cancel
-	// request before it is closed after all.
-	cancelDeadline = 5 * time.Second
 	// forEver stands for "no limit" where pgxpool knows none. It is short
 	// enough to be added to a time without overflow.
 	forEver = 100 * 365 * 24 * time.Hour
@@ -35,9 +30,13 @@ func newPoolConfig(c providers.Config) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, &providers.ConfigError{Field: "DSN", Problem: providers.Redact(err.Error(), c.DSN)}
 	}
+	named, err := pgx.ParseConfig(c.DSN) // leaves the pool's parameters where pgxpool takes them out
+	if err != nil {
+		return nil, err // not after the above
+	}
 	applySizes(pc, c.Pool)
-	applyLifetimes(pc, c)
-	applyTimeouts(pc, c)
+	applyLifetimes(pc, c, named.RuntimeParams)
+	applyTimeouts(pc, c, named.RuntimeParams)
 	applyProfile(pc, c.Profile)
 	return pc, nil
 }
@@ -47,28 +46,47 @@ func applySizes(pc *pgxpool.Config, s providers.PoolStrategy) {
 	pc.MinConns = cmp.Or(s.MinSize, pc.MinConns)
 }
 
-func applyLifetimes(pc *pgxpool.Config, c providers.Config) {
-	idle := providers.DefaultMaxIdleTime
+// applyLifetimes sets the lifetimes: those of the strategy, else those that the
+// DSN names, else the defaults.
+func applyLifetimes(pc *pgxpool.Config, c providers.Config, named map[string]string) {
+	life, idle, interval := providers.DefaultMaxLifetime, providers.DefaultMaxIdleTime, providers.DefaultHealthCheckInterval
 	if c.Profile == providers.ProfileServerless {
 		idle = serverlessMaxIdleTime
 	}
+	life = inDSN(named, "pool_max_conn_lifetime", pc.MaxConnLifetime, life)
+	idle = inDSN(named, "pool_max_conn_idle_time", pc.MaxConnIdleTime, idle)
+	interval = inDSN(named, "pool_health_check_period", pc.HealthCheckPeriod, interval)
 	// The jitter is a tenth of the lifetime, so that connections made together
 	// do not end together. Lifetimes of 0 were read as "expired" by some
 	// releases of pgxpool, so none is ever passed through.
-	pc.MaxConnLifetime = orOff(c.Pool.MaxLifetime, providers.DefaultMaxLifetime, forEver)
-	pc.MaxConnLifetimeJitter = min(pc.MaxConnLifetime/10, time.Hour)
+	pc.MaxConnLifetime = orOff(c.Pool.MaxLifetime, life, forEver)
+	pc.MaxConnLifetimeJitter = inDSN(named, "pool_max_conn_lifetime_jitter", pc.MaxConnLifetimeJitter,
+		min(pc.MaxConnLifetime/10, time.Hour))
 	pc.MaxConnIdleTime = orOff(c.Pool.MaxIdleTime, idle, forEver)
-	pc.HealthCheckPeriod = cmp.Or(c.Pool.HealthCheckInterval, providers.DefaultHealthCheckInterval)
+	pc.HealthCheckPeriod = cmp.Or(c.Pool.HealthCheckInterval, interval)
 }
 
-func applyTimeouts(pc *pgxpool.Config, c providers.Config) {
+// inDSN is a duration of the DSN if it names one, else def. What libpq's and
+// pgxpool's users write as 0 is no limit.
+func inDSN(named map[string]string, name string, parsed, def time.Duration) time.Duration {
+	switch _, ok := named[name]; {
+	case !ok:
+		return def
+	case parsed <= 0:
+		return forEver
+	default:
+		return parsed
+	}
+}
+
+func applyTimeouts(pc *pgxpool.Config, c providers.Config, named map[string]string) {
 	connect := providers.DefaultConnectTimeout
 	if c.Profile == providers.ProfileServerless {
 		connect = serverlessConnectTimeout
 	}
 	cc := pc.ConnConfig
 	cc.ConnectTimeout = cmp.Or(c.ConnectTimeout, cc.ConnectTimeout, connect)
-	pc.PingTimeout = cmp.Or(c.PingTimeout, providers.DefaultPingTimeout)
+	pc.PingTimeout = cmp.Or(c.PingTimeout, inDSN(named, "pool_ping_timeout", pc.PingTimeout, providers.DefaultPingTimeout))
 	cc.DialFunc = dialer(cc.ConnectTimeout,
 		orOff(c.KeepAlive, providers.DefaultKeepAlive, 0),
 		orOff(c.TCPUserTimeout, providers.DefaultTCPUserTimeout, 0))
@@ -85,13 +103,13 @@ func applyProfile(pc *pgxpool.Config, profile providers.Profile) {
 		// and no description. A cancel request would reach the balancer, which
 		// may pass it on to a server that never saw the statement, so the
 		// deadline handler of pgx stays, which closes the connection.
-		cc.DefaultQueryExecMode = pgx.QueryExecModeExec
+		if cc.DefaultQueryExecMode != pgx.QueryExecModeSimpleProtocol { // which a DSN may ask for, and is as safe
+			cc.DefaultQueryExecMode = pgx.QueryExecModeExec
+		}
 		cc.StatementCacheCapacity, cc.DescriptionCacheCapacity = 0, 0
 		return
 	}
-	cc.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelDeadline}
-	}
+	cc.BuildContextWatcherHandler = newCanceller
 }
 
 // orOff resolves a duration in which zero is the default and Off is none.
@@ -111,7 +129,7 @@ func ceilMillis(d time.Duration) int64 {
 	return int64((d + time.Millisecond - 1) / time.Millisecond)
 }
 
-// afterConnect readies a new session: the user's function, then the warm-up
+// prepareSession readies a new session: the user's function, then the warm-up
 // queries. A session reset runs it again.
 func (p *Pool) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	if p.cfg.AfterConnect != nil {

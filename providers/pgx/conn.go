@@ -33,6 +33,10 @@ func (c *Conn) enter() error {
 		c.use.leave()
 		return providers.ErrReleased
 	}
+	if c.lease.conn().PgConn().IsClosed() {
+		c.use.leave()
+		return errConnLost
+	}
 	return nil
 }
 
@@ -80,7 +84,7 @@ func (c *Conn) Begin(ctx context.Context, opts providers.TxOptions) (providers.T
 		return nil, err
 	}
 	defer c.use.leave()
-	t, err := c.pool().begin(ctx, c.lease, false, opts)
+	t, err := c.pool().begin(ctx, c.lease, c, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +96,13 @@ func (c *Conn) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if err := c.enter(); err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	return c.pool().sendBatch(ctx, statement{lease: c.lease, use: &c.use}, b)
+	if c.lease.conn().PgConn().TxStatus() != 'I' && beginsTx(b) {
+		c.use.leave()
+		return pgx.FailedBatchResults(b, errInTx)
+	}
+	r := c.pool().sendBatch(ctx, statement{lease: c.lease, use: &c.use}, c.lease.conn(), b)
+	r.adopt(c)
+	return r
 }
 
 // CopyFrom loads rows by COPY.
@@ -124,5 +134,14 @@ func (c *Conn) Unwrap() *pgx.Conn {
 	return c.lease.conn()
 }
 
-// Release gives the connection back to the pool. It may be called twice.
-func (c *Conn) Release() { c.lease.release() }
+// Release gives the connection back to the pool. It may be called twice. While
+// a statement or a result that was not closed occupies the connection, it is
+// closed under them. A transaction still open on it is rolled back.
+func (c *Conn) Release() {
+	if c.use.enter() != nil {
+		c.lease.evict()
+		return
+	}
+	c.lease.release()
+	c.use.leave()
+}

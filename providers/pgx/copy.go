@@ -2,6 +2,8 @@ package pgx
 
 import (
 	"context"
+	"errors"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -9,7 +11,7 @@ import (
 )
 
 // CopyFrom loads the rows of src into columns of table, and returns their
-// number. An error means that none were loaded.
+// number. An error means that none were loaded. A panic of src is the caller's.
 func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
 	l, err := p.borrow(ctx, opCopy)
 	if err != nil {
@@ -23,8 +25,77 @@ func (p *Pool) copyFrom(ctx context.Context, conn *pgx.Conn, table pgx.Identifie
 	if p.observed(providers.EventCopy) {
 		var f *providers.Firing
 		ctx, f = p.hooks.Start(ctx, providers.HookInfo{Event: providers.EventCopy, Name: table.Sanitize(), PID: pidOf(conn)})
+		err = errPanicked // until the source came back
 		defer func() { f.End(n, err) }()
 	}
-	n, err = conn.CopyFrom(ctx, table, columns, src)
+	guard := sources.Get().(*source)
+	guard.inner = src
+	n, err = conn.CopyFrom(ctx, table, columns, guard)
+	failure, panicked := guard.err, guard.panicked
+	*guard = source{}
+	sources.Put(guard)
+	if panicked != nil {
+		err = errPanicked
+		panic(panicked)
+	}
+	if err != nil && failure != nil && !errors.Is(err, failure) {
+		// The server only says that the client gave up; this is why.
+		err = errors.Join(failure, err)
+	}
 	return n, p.mapError(ctx, opCopy, err)
+}
+
+// source is what rows are copied from. The driver asks it on a goroutine of its
+// own, where a panic would end the program, so it is kept for the caller.
+type source struct {
+	inner    pgx.CopyFromSource
+	err      error
+	panicked any
+}
+
+// sources are reused, so that a COPY costs no allocation for its own.
+var sources = sync.Pool{New: func() any { return new(source) }}
+
+// Next moves to the next row.
+func (s *source) Next() (more bool) {
+	defer s.recover()
+	return s.inner.Next()
+}
+
+// Values are those of the row.
+func (s *source) Values() (values []any, err error) {
+	defer func() {
+		if s.err == nil {
+			s.err = err
+		}
+		if s.panicked != nil {
+			err = errPanicked
+		}
+	}()
+	defer s.recover()
+	return s.inner.Values()
+}
+
+// Err is why there are no more rows.
+func (s *source) Err() (err error) {
+	defer func() {
+		if s.panicked != nil {
+			err = errPanicked
+		}
+	}()
+	defer s.recover()
+	if s.panicked != nil {
+		return nil
+	}
+	err = s.inner.Err()
+	if s.err == nil {
+		s.err = err
+	}
+	return err
+}
+
+func (s *source) recover() {
+	if r := recover(); r != nil {
+		s.panicked = r
+	}
 }

@@ -1,6 +1,7 @@
 package pgx
 
 import (
+	"net"
 	"strings"
 	"syscall"
 	"time"
@@ -26,4 +27,28 @@ func controlUserTimeout(timeout time.Duration) func(network, address string, c s
 		}
 		return failed
 	}
+}
+
+// readable reports whether there is something to read from a socket, its end
+// included. It takes nothing out of it and does not wait, so it is safe while
+// somebody uses the connection.
+func readable(conn net.Conn) bool {
+	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = tls.NetConn()
+	}
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return false
+	}
+	found := false
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		found = err != syscall.EAGAIN && err != syscall.EINTR //nolint:errorlint // syscall.Errno is never wrapped
+	})
+	return err == nil && found
 }

@@ -24,6 +24,7 @@
 //	provider.go     the registration under the name "pgx"
 //	config.go       from providers.Config to pgxpool.Config
 //	dial.go         sockets: keepalive, TCP user timeout
+//	cancel.go       what a context that ends does to a connection
 //	pool.go         the pool's operations
 //	acquire.go      the wait for a connection: limits, statistics, deadlocks
 //	session.go      what is known of one connection
@@ -32,9 +33,12 @@
 //	supervisor.go   the background: warm-up, MinSize, leaks
 //	close.go        the orderly end
 //	rows.go         results that give their connection back
-//	statement.go    one statement: hooks, scope, stale plans, errors
+//	statement.go    one statement: hooks, stale plans, errors
+//	scope.go        settings that hold for one call
 //	conn.go         an acquired connection
-//	transaction.go  transactions and savepoints
+//	transaction.go  transactions
+//	expiry.go       the end of a transaction's time
+//	savepoint.go    transactions inside of them
 //	batch.go        batches
 //	copy.go         COPY
 //	tracer.go       pgx's tracers: pgkeel's and the user's

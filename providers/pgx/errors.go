@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,10 @@ var (
 	errAcquireTimeout = errors.New("acquire timeout")
 	errTxTimeout      = errors.New("transaction timeout")
 	errScannedTwice   = errors.New("pgkeel: the row was scanned already")
+	errPanicked       = errors.New("pgkeel: code of the application panicked or ended its goroutine")
+	errDriverBytes    = errors.New("pgkeel: cannot scan into *pgtype.DriverBytes from QueryRow: " +
+		"the bytes belong to the connection, which is back in the pool; scan into *[]byte")
+	errInTx = errors.New("pgkeel: the connection has a transaction open; use that, or a savepoint of it; nothing was sent")
 )
 
 // dialResult is how the last attempt to connect ended.
@@ -112,8 +117,8 @@ func (e *notSentError) Outcome() providers.Outcome { return providers.OutcomeNot
 func (e *notSentError) Error() string              { return e.error.Error() + "; nothing was sent" }
 
 // mapError makes the error of a statement say what happened: the server's
-// errors become a PGError, an ended context a TimeoutError that names the limit
-// and matches both the context's error and the server's.
+// errors become a PGError, one that a limit caused a TimeoutError that names the
+// limit and matches both the context's error and the server's.
 func (p *Pool) mapError(ctx context.Context, op string, err error) error {
 	if err == nil || errors.Is(err, pgx.ErrNoRows) || errors.Is(err, pgx.ErrTooManyRows) || errors.Is(err, pgx.ErrTxClosed) {
 		return err
@@ -122,19 +127,110 @@ func (p *Pool) mapError(ctx context.Context, op string, err error) error {
 	if errors.As(err, &timeout) {
 		return err // mapped already
 	}
-	mapped := wrapPG(err)
-	pg := providers.NewPGError(err)
-	switch {
-	case ctx.Err() != nil && (pg == nil || pg.IsQueryCanceled()):
-		return &providers.TimeoutError{Operation: op, Limit: limitOf(ctx), Err: mapped, Context: ctx.Err()}
-	case pg != nil && pg.IsQueryCanceled() && strings.Contains(pg.Message, "statement timeout"):
-		return &providers.TimeoutError{Operation: op, Limit: limitStatement, Err: mapped, Context: context.DeadlineExceeded}
-	case errors.Is(err, context.DeadlineExceeded):
-		// The driver's timer fired a moment before the context's own.
-		return &providers.TimeoutError{Operation: op, Limit: limitContext, Err: mapped, Context: context.DeadlineExceeded}
-	default:
-		return mapped
+	var lost *lostError
+	if errors.Is(err, pgconn.ErrConnClosed) && !errors.Is(err, errConnLost) && !errors.As(err, &lost) {
+		err = &lostError{err}
 	}
+	mapped, pg := wrapPG(err), providers.NewPGError(err)
+	if limit := serverLimit(pg); limit != "" {
+		return &providers.TimeoutError{Operation: op, Limit: limit, Err: mapped, Context: context.DeadlineExceeded}
+	}
+	if ended := ctx.Err(); ended != nil && causedBy(ended, err, pg) {
+		return &providers.TimeoutError{Operation: op, Limit: limitOf(ctx), Err: mapped, Context: ended}
+	}
+	return withoutArguments(mapped, op)
+}
+
+// errConnLost refuses a statement on a connection that is known to be closed.
+var errConnLost error = &notSentError{fmt.Errorf("pgkeel: the connection was lost earlier: %w", pgconn.ErrConnClosed)}
+
+// lostError is what pgx says of a connection that it finds closed. It calls that
+// safe to retry, also when it lost the connection itself while it waited for the
+// server's answer. pgkeel hands it no connection that it knows to be closed, so
+// the statement may have been sent.
+type lostError struct{ cause error }
+
+func (e *lostError) Error() string {
+	return "pgkeel: the connection was lost, maybe after the statement was sent: " + e.cause.Error()
+}
+func (e *lostError) Unwrap() error              { return e.cause }
+func (e *lostError) SafeToRetry() bool          { return false }
+func (e *lostError) Outcome() providers.Outcome { return providers.OutcomeUnknown }
+
+// serverLimit names the limit of the server's that fired, or returns nothing.
+// Where the code alone does not tell, the message does, in English: in another
+// language the error stays a PGError.
+func serverLimit(pg *providers.PGError) string {
+	switch {
+	case pg == nil:
+		return ""
+	case pg.IsQueryCanceled() && strings.Contains(pg.Message, "statement timeout"):
+		return limitStatement
+	case pg.Code == "55P03" && strings.Contains(pg.Message, "lock timeout"): // else it is NOWAIT
+		return "lock_timeout"
+	case pg.Code == "25P03":
+		return "idle_in_transaction_session_timeout"
+	case pg.Code == "25P04":
+		return "transaction_timeout"
+	case pg.Code == "57P05":
+		return "idle_session_timeout"
+	default:
+		return ""
+	}
+}
+
+// causedBy reports whether the end of the context is what the error is about. A
+// value that cannot be scanned is not, even if the context has ended since.
+func causedBy(ended, err error, pg *providers.PGError) bool {
+	if pg != nil {
+		return pg.IsQueryCanceled()
+	}
+	return errors.Is(err, ended) || pgconn.Timeout(err)
+}
+
+// argumentError stands for an error of the driver whose text quotes an argument.
+type argumentError struct {
+	text  string
+	cause error
+}
+
+func (e *argumentError) Error() string { return e.text }
+func (e *argumentError) Unwrap() error { return e.cause }
+
+// Outcome is that of the cause, or that nothing was sent: arguments are encoded
+// before.
+func (e *argumentError) Outcome() providers.Outcome {
+	if providers.NewPGError(e.cause) != nil {
+		return providers.OutcomeOf(e.cause)
+	}
+	return providers.OutcomeNotSent
+}
+
+var (
+	encodeFailure  = regexp.MustCompile(`(?:unable|failed) to encode `)
+	encodeArgument = regexp.MustCompile(`failed to encode (args\[\d+\])`)
+	encodeType     = regexp.MustCompile(` format for (\w+|unknown type) \(OID \d+\)`)
+)
+
+// withoutArguments takes the argument out of the driver's complaint that it
+// cannot be encoded. The driver's own error stays in the chain.
+func withoutArguments(err error, op string) error {
+	text := err.Error()
+	if !encodeFailure.MatchString(text) {
+		return err
+	}
+	what, kind := "a value", ""
+	if m := encodeArgument.FindStringSubmatch(text); m != nil {
+		what = m[1]
+	}
+	if m := encodeType.FindStringSubmatch(text); m != nil {
+		kind = " as " + strings.TrimLeft(m[1], "_")
+	}
+	safe := &argumentError{text: fmt.Sprintf("pgkeel: %s: %s cannot be encoded%s", op, what, kind), cause: err}
+	if safe.Outcome() == providers.OutcomeNotSent {
+		safe.text += "; nothing was sent"
+	}
+	return safe
 }
 
 // wrapPG turns the server's errors into a PGError and leaves others alone.
@@ -161,13 +257,22 @@ func limitOf(ctx context.Context) string {
 	}
 }
 
-// isStalePlan reports that a cached statement no longer fits the schema. The
-// server finds out before it runs anything, so running it again is safe.
-func isStalePlan(err error) bool {
+// isRepeatable reports that a cached statement no longer fits the schema, and
+// that running it again, outside a transaction, is safe. The server finds out
+// before it runs anything, except for a plan that the application prepared
+// itself by PREPARE and runs by EXECUTE, behind statements or inside a procedure
+// that may have committed something.
+func isRepeatable(conn *pgx.Conn, err error, sql string) bool {
 	pg := providers.NewPGError(err)
-	return pg != nil && pg.IsStalePlan()
+	if pg == nil || !pg.IsStalePlan() || pg.Where != "" || conn.PgConn().TxStatus() != 'I' {
+		return false
+	}
+	for word := range words(sql) {
+		if word == "execute" {
+			return false
+		}
+	}
+	return true
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }
-
-func panicError(r any) error { return fmt.Errorf("pgkeel: panic of type %T", r) }

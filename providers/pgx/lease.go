@@ -5,6 +5,8 @@ import (
 	"runtime"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgkeel/pgkeel/providers"
 )
 
 // lease is one borrowing of a connection. The zero lease holds nothing.
@@ -67,7 +69,7 @@ func (l lease) release() bool {
 		l.s.mu.Unlock()
 		return false
 	}
-	l.s.borrowed = nil
+	l.s.borrowed, l.s.returning = nil, true
 	l.s.mu.Unlock()
 	conn.Release()
 	return true
@@ -85,12 +87,14 @@ func (l lease) evict() bool {
 	l.s.borrowed = nil
 	l.s.lease++
 	l.s.mu.Unlock()
-	socket := l.s.conn.PgConn().Conn()
+	p := l.s.pool
+	_, f := p.startHook(context.Background(), providers.EventRelease, "", l.s.pid)
 	conn.Hijack() // frees the place in the pool; the object stays the borrower's
-	l.s.pool.gone(l.s)
+	p.gone(l.s)
 	l.s.returned()
-	l.s.pool.gauges.released()
-	_ = socket.Close() // ends whatever the borrower waits for
+	l.s.cut() // ends whatever the borrower waits for
+	f.End(0, nil)
+	p.nudge()
 	return true
 }
 
@@ -136,7 +140,9 @@ func (l lease) anchor(object any) {
 func (s *session) watchForgotten() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.borrowed == nil || s.anchor == nil {
+	if s.borrowed == nil || s.anchor == nil || s.retired {
+		// Somebody who got hold of the raw connection can use it without the
+		// object that it came from.
 		return
 	}
 	l := lease{s: s, no: s.lease}
@@ -164,7 +170,7 @@ func (s *session) watchForgotten() {
 func reclaim(l lease) {
 	// Releasing can take a round trip; the runtime's clean-ups share one goroutine.
 	go func() {
-		if l.release() {
+		if !l.s.isRetired() && l.release() {
 			l.s.pool.gauges.reclaimed.Add(1)
 			l.s.pool.logger().Warn("pgkeel: a connection came back because its borrower forgot it: " +
 				"scan every QueryRow, close all rows and batch results, end every transaction")

@@ -23,7 +23,9 @@ type Pool struct {
 	maxConns       int32
 	minConns       int32
 	acquireTimeout time.Duration
+	connectTimeout time.Duration
 	pingTimeout    time.Duration
+	pingAfter      time.Duration
 	resets         bool
 
 	gauges     gauges
@@ -37,16 +39,15 @@ type Pool struct {
 	sessionsMu sync.Mutex
 	sessions   map[*session]struct{}
 
-	// life ends when Close begins; supervised is closed when the supervisor
-	// has stopped.
+	// life ends when Close begins; background is what Close waits for.
 	life       context.Context //nolint:containedctx // the pool's own life
 	endLife    context.CancelCauseFunc
 	closing    atomic.Bool
-	closed     chan struct{}
 	closeOnce  sync.Once
 	closeErr   error
-	kick       chan struct{}
-	supervised chan struct{}
+	background sync.WaitGroup
+	// kick wakes the goroutine that restores MinSize.
+	kick chan struct{}
 }
 
 var (
@@ -72,7 +73,8 @@ func Open(ctx context.Context, cfg providers.Config) (*Pool, error) {
 	if p.pool, err = pgxpool.NewWithConfig(withoutStartup(ctx), pc); err != nil {
 		return nil, err
 	}
-	go p.supervise()
+	p.background.Go(p.supervise)
+	p.background.Go(p.keepMinSize)
 	if err := p.warmUp(ctx); err != nil {
 		expired, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -91,22 +93,21 @@ func newPool(cfg providers.Config, pc *pgxpool.Config) *Pool {
 		cfg: cfg, hooks: cfg.Hooks,
 		maxConns: pc.MaxConns, minConns: pc.MinConns,
 		acquireTimeout: orOff(cfg.AcquireTimeout, providers.DefaultAcquireTimeout, 0),
+		connectTimeout: pc.ConnConfig.ConnectTimeout,
 		pingTimeout:    pc.PingTimeout,
+		pingAfter:      idleBeforePing,
 		resets:         cfg.SessionReset != providers.ResetNever && cfg.Profile != providers.ProfilePgBouncer,
 		dials:          make(chan struct{}, dials),
 		sessions:       map[*session]struct{}{},
-		closed:         make(chan struct{}),
 		kick:           make(chan struct{}, 1),
-		supervised:     make(chan struct{}),
 	}
-	p.gauges.drained = make(chan struct{}, 1)
 	p.life, p.endLife = context.WithCancelCause(context.Background())
 	pc.ConnConfig.Tracer = newTracer(p, cfg.Tracer)
-	pc.BeforeConnect = refuseStartup
+	pc.BeforeConnect = p.beforeConnect
 	pc.AfterConnect = p.connected
 	pc.BeforeClose = p.disconnecting
 	pc.ShouldPing = p.shouldPing
-	pc.ConnConfig.OnNotification = p.notified
+	pc.ConnConfig.BuildContextWatcherHandler = p.watchPings(pc.ConnConfig.BuildContextWatcherHandler)
 	return p
 }
 
@@ -116,6 +117,7 @@ func (p *Pool) connected(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	s := &session{pool: p, conn: conn, pid: conn.PgConn().PID()}
+	s.config, _ = conn.PgConn().CustomData()[configKey].(*pgx.ConnConfig)
 	conn.PgConn().CustomData()[sessionKey] = s
 	p.sessionsMu.Lock()
 	p.sessions[s] = struct{}{}
@@ -131,11 +133,6 @@ func (p *Pool) disconnecting(conn *pgx.Conn) {
 		return // it never became one of the pool
 	}
 	p.gone(s)
-	if !s.pinging.IsZero() && time.Since(s.pinging) >= p.pingTimeout {
-		// The peer is a black hole. Others made at the same time most likely
-		// are as well: drop them at once, instead of one ping after another.
-		p.pool.Reset()
-	}
 	p.nudge()
 }
 
@@ -155,23 +152,24 @@ func (p *Pool) gone(s *session) {
 const idleBeforePing = time.Second
 
 func (p *Pool) shouldPing(_ context.Context, params pgxpool.ShouldPingParams) bool {
-	if params.IdleDuration <= idleBeforePing {
+	if params.IdleDuration <= p.pingAfter {
 		return false
 	}
-	if s := sessionOf(params.Conn); s != nil {
-		s.pinging = time.Now()
-	}
+	sessionOf(params.Conn).pinging = true
 	return true
 }
 
 // releasing runs at the beginning of a connection's return to the pool.
 func (p *Pool) releasing(conn *pgx.Conn) {
 	s := sessionOf(conn)
+	if s.isOwn() {
+		s.returned()
+		return // nothing ran on it
+	}
 	_, f := p.startHook(context.Background(), providers.EventRelease, "", s.pid)
 	p.readyForNext(s)
 	s.returned()
 	f.End(0, nil)
-	p.gauges.released()
 }
 
 // readyForNext resets the session, or sees to it that it is closed.
@@ -180,12 +178,26 @@ func (p *Pool) readyForNext(s *session) {
 	if s.isRetired() && !pg.IsClosed() {
 		_ = s.conn.Close(ended())
 	}
-	if !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I' {
+	if !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I' && !p.closing.Load() {
 		p.clean(s)
 	}
 	if pg.IsClosed() || pg.IsBusy() || pg.TxStatus() != 'I' {
 		s.uncount() // pgxpool will destroy it
 		p.nudge()
+	}
+}
+
+// adopt notes the configuration that the new connection works with, and has the
+// pool hear of its notifications without taking them from pgx's own queue.
+func (p *Pool) adopt(conn *pgx.Conn, config *pgx.ConnConfig) {
+	conn.PgConn().CustomData()[configKey] = config
+	if p.hooks == nil {
+		return
+	}
+	deliver := config.OnNotification
+	config.OnNotification = func(pg *pgconn.PgConn, n *pgconn.Notification) {
+		deliver(pg, n)
+		p.notified(pg, n)
 	}
 }
 
@@ -261,7 +273,7 @@ func (p *Pool) Begin(ctx context.Context, opts providers.TxOptions) (providers.T
 	if err != nil {
 		return nil, err
 	}
-	t, err := p.begin(ctx, l, true, opts)
+	t, err := p.begin(ctx, l, nil, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package pgx
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,7 +36,7 @@ const resetSQL = `CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLIS
 // dirtStatements are the first words of statements that change the session.
 var dirtStatements = map[string]dirt{
 	"set": dirtState, "reset": dirtState, "listen": dirtState, "load": dirtState,
-	"declare": dirtState, "do": dirtState, "call": dirtState,
+	"declare": dirtState, "do": dirtState, "call": dirtState, "execute": dirtState,
 	"prepare": dirtPrepared, "deallocate": dirtPrepared, "discard": dirtState | dirtPrepared,
 }
 
@@ -44,21 +45,22 @@ var dirtFunctions = map[string]bool{
 	"set_config": true, "setseed": true,
 	"pg_advisory_lock": true, "pg_advisory_lock_shared": true,
 	"pg_try_advisory_lock": true, "pg_try_advisory_lock_shared": true,
+	"pg_temp": true, // not a function: the schema of temporary tables
 }
 
 // classify tells what a statement, or several, may leave behind in the session.
-// A false alarm costs a round trip, a miss leaks state: where the text is
-// ambiguous (a semicolon in a literal) it alarms. What a function of the
-// application does inside, nobody can see from here.
+// A false alarm costs a round trip, a miss leaks state: functions are looked for
+// everywhere, also in literals and comments. What a function of the application
+// does inside, nobody can see from here.
 func classify(sql string) dirt {
 	var d dirt
 	first, previous := "", ""
-	for word := range words(sql) {
+	for word, quoted := range words(sql) {
 		switch {
 		case word == ";":
 			first = ""
 			continue
-		case first == "":
+		case first == "" && !quoted:
 			first = word
 			d |= dirtStatements[word]
 		case dirtFunctions[word]:
@@ -71,33 +73,28 @@ func classify(sql string) dirt {
 	return d
 }
 
-// words yields the words of a statement in lower case, and each semicolon. A
-// comment ahead of a statement is skipped, since what follows it is the
-// statement's first word; elsewhere its words do no harm.
-func words(sql string) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		atStart := true
+// words yields the words of a statement in lower case, with whether they are
+// part of a literal, a quoted name or a comment, and each semicolon that ends a
+// statement.
+func words(sql string) func(yield func(string, bool) bool) {
+	return func(yield func(string, bool) bool) {
+		quotedTo := 0
 		for i := 0; i < len(sql); {
-			if n := comment(sql[i:]); atStart && n > 0 {
-				i += n
-				continue
+			if i >= quotedTo {
+				quotedTo = i + quotation(sql, i)
 			}
-			if sql[i] == ';' {
-				atStart = true
-				if !yield(";") {
-					return
-				}
+			if sql[i] == ';' && i >= quotedTo && !yield(";", false) {
+				return
 			}
 			end := i
-			for end < len(sql) && isWordByte(sql[end]) {
+			for end < len(sql) && isWordByte(sql[end]) && (i >= quotedTo || end < quotedTo) {
 				end++
 			}
 			if end == i {
 				i++
 				continue
 			}
-			atStart = false
-			if !yield(strings.ToLower(sql[i:end])) {
+			if !yield(strings.ToLower(sql[i:end]), i < quotedTo) {
 				return
 			}
 			i = end
@@ -109,19 +106,61 @@ func isWordByte(c byte) bool {
 	return c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c >= 0x80
 }
 
-// comment returns the length of the comment that s begins with, or 0.
-func comment(s string) int {
+// quotation returns the length of the comment, literal or quoted name that
+// begins at i, or 0.
+func quotation(sql string, i int) int {
+	s := sql[i:]
 	switch {
 	case strings.HasPrefix(s, "--"):
-		if end := strings.IndexByte(s, '\n'); end >= 0 {
-			return end + 1
-		}
-		return len(s)
+		return upTo(s, "\n", 2)
 	case strings.HasPrefix(s, "/*"):
 		return blockComment(s)
+	case s[0] == '"':
+		return upTo(s, `"`, 1)
+	case s[0] == '\'':
+		if i > 0 && (sql[i-1] == 'e' || sql[i-1] == 'E') && (i == 1 || !isWordByte(sql[i-2])) {
+			return escapedLiteral(s)
+		}
+		return upTo(s, "'", 1) // a doubled quote just begins the next literal
+	case s[0] == '$' && (i == 0 || !isWordByte(sql[i-1])):
+		return dollarLiteral(s)
 	default:
 		return 0
 	}
+}
+
+// upTo returns the length of s up to and including the first end behind from.
+func upTo(s, end string, from int) int {
+	if n := strings.Index(s[from:], end); n >= 0 {
+		return from + n + len(end)
+	}
+	return len(s)
+}
+
+// escapedLiteral returns the length of what follows the E of E'…'.
+func escapedLiteral(s string) int {
+	for i := 1; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			i++
+		case '\'':
+			return i + 1
+		}
+	}
+	return len(s)
+}
+
+// dollarLiteral returns the length of $tag$…$tag$, or 0 for a parameter.
+func dollarLiteral(s string) int {
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '$':
+			return upTo(s, s[:i+1], i+1)
+		case !isWordByte(c) || i == 1 && c >= '0' && c <= '9':
+			return 0
+		}
+	}
+	return 0
 }
 
 // blockComment returns the length of a comment that may hold others.
@@ -143,25 +182,42 @@ func blockComment(s string) int {
 	return len(s)
 }
 
-// classifier remembers what classify said. It forgets nothing, so it stops
-// learning at a bound: an application that builds ever new statements pays for
-// a scan of each.
+// classifier remembers what classify said. A lookup takes no lock and allocates
+// nothing, since every statement makes one; learning copies the map. It forgets
+// nothing, so it stops learning at a bound: an application that builds ever new
+// statements pays for a scan of each.
 type classifier struct {
-	known sync.Map // string → dirt
-	size  atomic.Int64
+	known atomic.Pointer[map[string]dirt]
+	learn sync.Mutex
 }
 
-const classifierBound = 4096
+const classifierBound = 2048
 
 func (c *classifier) classify(sql string) dirt {
-	if d, ok := c.known.Load(sql); ok {
-		return d.(dirt)
+	if known := c.known.Load(); known != nil {
+		if d, ok := (*known)[sql]; ok {
+			return d
+		}
 	}
 	d := classify(sql)
-	if c.size.Add(1) <= classifierBound {
-		c.known.Store(strings.Clone(sql), d)
-	}
+	c.remember(sql, d)
 	return d
+}
+
+func (c *classifier) remember(sql string, d dirt) {
+	c.learn.Lock()
+	defer c.learn.Unlock()
+	var learned map[string]dirt
+	if known := c.known.Load(); known != nil {
+		if len(*known) >= classifierBound {
+			return
+		}
+		learned = maps.Clone(*known)
+	} else {
+		learned = map[string]dirt{}
+	}
+	learned[strings.Clone(sql)] |= d // a name can stand for several statements
+	c.known.Store(&learned)
 }
 
 // soil notes what a statement leaves behind in the session of conn.
@@ -176,6 +232,21 @@ func (p *Pool) soil(conn *pgx.Conn, sql string) {
 	}
 }
 
+// prepared notes what a statement leaves behind that will be run by its name. A
+// name that a borrower chose is itself something left behind; the driver's own
+// names, and those of AfterConnect, belong to the connection.
+func (p *Pool) prepared(conn *pgx.Conn, name, sql string) {
+	if !p.resets || name == "" || strings.HasPrefix(name, "stmtcache_") {
+		return
+	}
+	if d := p.classifier.classify(sql); d != 0 {
+		p.classifier.remember(name, d)
+	}
+	if s := sessionOf(conn); s != nil {
+		s.dirt |= dirtPrepared
+	}
+}
+
 // clean resets the session on its way back to the pool. A session that cannot
 // be reset is closed.
 func (p *Pool) clean(s *session) {
@@ -184,9 +255,12 @@ func (p *Pool) clean(s *session) {
 	}
 	d := s.dirt
 	s.dirt = 0
-	ctx, cancel := context.WithTimeout(context.Background(), resetTimeout)
+	ctx, cancel := context.WithTimeout(p.life, resetTimeout)
 	defer cancel()
 	if err := p.reset(ctx, s.conn, d); err != nil {
+		if p.closing.Load() {
+			return // nobody needs it any more
+		}
 		p.logger().Warn("pgkeel: a session could not be reset and is closed", "error", err)
 		_ = s.conn.Close(ctx)
 		return
@@ -204,5 +278,15 @@ func (p *Pool) reset(ctx context.Context, conn *pgx.Conn, d dirt) error {
 			return err
 		}
 	}
+	forgetNotifications(conn)
 	return p.prepareSession(ctx, conn)
+}
+
+// forgetNotifications drops those that came for the last borrower.
+func forgetNotifications(conn *pgx.Conn) {
+	for {
+		if n, _ := conn.WaitForNotification(ended()); n == nil {
+			return
+		}
+	}
 }

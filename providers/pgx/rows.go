@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
@@ -17,17 +17,33 @@ type rows struct {
 
 	st     statement
 	ctx    context.Context //nolint:containedctx // that of the statement, whose results these are
-	row    pgx.Row
 	batch  pgx.BatchResults
 	firing *providers.Firing
 	err    error
-	begun  bool
-	done   bool
+	// scope is that of a scoped statement; inScope says that it runs in a
+	// transaction of its own because of it.
+	scope   []providers.Setting
+	inScope bool
+	// part says that the rows are one result of a batch.
+	part bool
+	// begun says that it is too late to run the statement again.
+	begun bool
+	done  bool
 }
 
 func (r *rows) start(ctx context.Context, st statement) {
 	r.st = st
 	r.ctx, r.firing = st.lease.s.pool.startHook(ctx, providers.EventQuery, st.sql, st.lease.s.pid)
+}
+
+// failIfPanicking gives everything back when an argument of the application
+// panicked before there was a result.
+func (r *rows) failIfPanicking() {
+	if r.Rows == nil {
+		r.Rows = failedRows(errPanicked)
+		r.begun = true
+		r.Close()
+	}
 }
 
 // Next moves to the next row. After the last one, or an error, everything is
@@ -37,7 +53,7 @@ func (r *rows) Next() bool {
 		r.begun = true
 		return true
 	}
-	if !r.begun && !r.done && r.retryStale(r.Rows.Err()) {
+	if r.retry(r.Rows.Err()) {
 		return r.Next()
 	}
 	r.Close()
@@ -74,13 +90,13 @@ func (r *rows) Err() error {
 }
 
 // Conn returns the raw connection, which is closed afterwards instead of
-// reused, since whoever has it could go on using it.
+// reused, since whoever has it could go on using it. It is nil after the end.
 func (r *rows) Conn() *pgx.Conn {
-	conn := r.Rows.Conn()
-	if conn != nil && !r.done {
-		r.st.lease.s.retire()
+	if r.done {
+		return nil
 	}
-	return conn
+	r.st.lease.s.retire()
+	return r.Rows.Conn()
 }
 
 // Close ends the rows and gives the connection back. pgx reads what the server
@@ -90,45 +106,61 @@ func (r *rows) Close() {
 		return
 	}
 	r.Rows.Close()
-	err := r.Rows.Err()
-	if r.batch != nil {
+	if r.retry(r.Rows.Err()) {
+		r.Rows.Close()
+	}
+	err := r.closeAround(r.Rows.Err())
+	if err != nil {
+		err = r.st.lease.s.pool.mapError(r.ctx, opQuery, err)
+	}
+	r.finish(err)
+}
+
+// closeAround closes what the rows are part of.
+func (r *rows) closeAround(err error) error {
+	switch {
+	case r.batch != nil:
 		if closeErr := r.batch.Close(); err == nil {
 			err = closeErr
 		}
+	case r.inScope:
+		err = r.st.lease.s.pool.closeScope(r.ctx, r.st.lease.conn(), err)
 	}
-	r.finish(r.Rows.CommandTag(), err)
+	return err
 }
 
-// fail ends rows that never began.
-func (r *rows) fail(err error) {
-	if r.batch != nil {
-		_ = r.batch.Close() // err is why
-	}
-	r.finish(pgconn.CommandTag{}, err)
-}
-
-func (r *rows) finish(tag pgconn.CommandTag, err error) {
-	r.done = true
-	l := r.st.lease
-	if err != nil {
-		r.err = l.s.pool.mapError(r.ctx, opQuery, err)
-	}
-	r.firing.End(tag.RowsAffected(), r.err)
+func (r *rows) finish(err error) {
+	r.done, r.err = true, err
+	r.firing.End(r.Rows.CommandTag().RowsAffected(), err)
 	r.st.end()
 	// The object may outlive the query by long: keep no more than its errors.
-	r.firing, r.st = nil, statement{lease: l}
+	r.ctx, r.batch, r.firing, r.scope, r.st = nil, nil, nil, nil, statement{}
 }
 
-// retryStale runs the statement again if its cached plan did not fit the schema
-// any more. Inside a transaction that is not possible: the server has already
-// failed the transaction.
-func (r *rows) retryStale(err error) bool {
-	conn := r.st.lease.conn()
-	if !isStalePlan(err) || r.batch != nil || conn.PgConn().TxStatus() != 'I' {
+// retry runs the statement again if its cached plan did not fit the schema any
+// more. Inside a transaction that is not possible: the server has already failed
+// the transaction.
+func (r *rows) retry(err error) bool {
+	if err == nil || r.begun || r.done {
 		return false
 	}
-	inner, err := conn.Query(r.ctx, r.st.sql, r.st.args...)
-	r.Rows, r.begun = inner, true
+	conn := r.st.lease.conn()
+	if r.batch != nil {
+		_ = r.batch.Close() // err is why; the server's state is known only now
+		if !needsSettingsFirst(conn, err, r.st.sql) {
+			return false
+		}
+		r.begun, r.batch = true, nil
+		if err := r.st.lease.s.pool.openScope(r.ctx, r.st.lease, r.scope); err != nil {
+			r.Rows = failedRows(err)
+			return false
+		}
+		r.inScope = true
+	} else if !isRepeatable(conn, err, r.st.sql) {
+		return false
+	}
+	r.begun = true
+	r.Rows, err = conn.Query(r.ctx, r.st.sql, r.st.args...)
 	return err == nil
 }
 
@@ -142,23 +174,20 @@ func (r *row) Scan(dest ...any) error {
 	if rs.done {
 		return rs.scanned()
 	}
-	defer func() {
-		// A panic in a Scanner of the application must not keep the connection.
-		if p := recover(); p != nil {
-			rs.finish(pgconn.CommandTag{}, panicError(p))
-			panic(p)
+	defer rs.Close() // also when a Scanner of the application panics
+	for _, d := range dest {
+		if _, ok := d.(*pgtype.DriverBytes); ok {
+			return errDriverBytes
 		}
-	}()
-	err := rs.row.Scan(dest...)
-	conn := rs.st.lease.conn()
-	if isStalePlan(err) && conn.PgConn().TxStatus() == 'I' {
-		err = conn.QueryRow(rs.ctx, rs.st.sql, rs.st.args...).Scan(dest...)
 	}
-	var tag pgconn.CommandTag
-	if err == nil {
-		tag = pgconn.NewCommandTag("SELECT 1")
+	if !rs.Next() {
+		if rs.err != nil {
+			return rs.err
+		}
+		return pgx.ErrNoRows
 	}
-	rs.finish(tag, err)
+	_ = rs.Scan(dest...) // its error is the rows'
+	rs.Close()           // the statement has only succeeded once its end was read
 	return rs.err
 }
 
@@ -182,28 +211,48 @@ func failedRow(err error) pgx.Row { return pgx.FailedBatchResults(&pgx.Batch{}, 
 const abandonTimeout = 2 * time.Second
 
 // Abandon closes the rows without reading the rest: it has the server stop.
-// The request could reach the server after the statement's end and hit the next
-// one, so the connection is closed instead of reused. Inside a transaction,
-// which a stopped statement would fail, the rest is read after all.
+// Inside a transaction or a batch, which a stopped statement would fail, the
+// rest is read after all.
 func (r *rows) Abandon() {
 	if r.done {
 		return
 	}
-	conn := r.st.lease.conn()
-	if conn.PgConn().TxStatus() != 'I' {
+	r.begun = true // nothing is run again
+	if r.part || r.st.lease.conn().PgConn().TxStatus() != 'I' {
 		r.Close()
 		return
 	}
-	r.st.lease.s.retire()
+	r.stop()
+	r.Rows.Close()
+	err := r.closeAround(r.Rows.Err())
+	if !isStopped(err) {
+		// The request could still reach the server, and hit the next statement.
+		r.st.lease.s.retire()
+	}
+	r.finish(nil) // the end is as asked
+}
+
+// stop asks the server to stop, or closes the connection where that request
+// could be misdirected.
+func (r *rows) stop() {
+	conn := r.st.lease.conn()
 	if r.st.lease.s.pool.cfg.Profile == providers.ProfilePgBouncer {
 		_ = conn.Close(ended())
-	} else {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), abandonTimeout)
-		defer cancel()
-		if conn.PgConn().CancelRequest(ctx) != nil {
-			_ = conn.Close(ended())
-		}
+		return
 	}
-	r.Close()
-	r.err = nil // the end is as asked
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), abandonTimeout)
+	defer cancel()
+	if conn.PgConn().CancelRequest(ctx) != nil {
+		_ = conn.Close(ended())
+	}
+}
+
+// isStopped reports that the server carried out a request to stop, so that no
+// such request is under way any more.
+func isStopped(err error) bool {
+	if err == nil {
+		return false
+	}
+	pg := providers.NewPGError(err)
+	return pg != nil && pg.IsQueryCanceled() && serverLimit(pg) == ""
 }

@@ -16,17 +16,23 @@ import (
 // sessionKey is where a connection carries its session.
 const sessionKey = "pgkeel.session"
 
+// configKey is where it carries its configuration until there is a session.
+const configKey = "pgkeel.config"
+
 // session is what pgkeel knows of one connection for as long as it lives.
 type session struct {
 	pool *Pool
 	conn *pgx.Conn
 	pid  uint32
+	// config is what the driver's connection works with, not a copy.
+	config *pgx.ConnConfig
 
 	// dirt is what the borrower left in the session; only the goroutine that
 	// holds the connection touches it.
 	dirt dirt
-	// pinging is since when a ping decides about this connection.
-	pinging time.Time
+	// pinging says that a ping decides about this connection. It changes while
+	// nothing else uses the connection.
+	pinging bool
 
 	mu sync.Mutex
 	// lease counts borrowings: a borrower whose number is not this one has
@@ -36,6 +42,11 @@ type session struct {
 	// nil for connections taken from the unwrapped pool.
 	borrowed *pgxpool.Conn
 	held     bool
+	// returning says that the borrower gave it back and pgkeel readies it for
+	// the next.
+	returning bool
+	// own says that pgkeel holds it itself.
+	own      bool
 	since    time.Time
 	holder   context.Context //nolint:containedctx // who holds it, for reports; gone at release
 	op       string
@@ -57,21 +68,48 @@ func sessionOf(conn *pgx.Conn) *session {
 }
 
 // taken notes that somebody took the connection.
-func (s *session) taken(ctx context.Context, now time.Time) {
+func (s *session) taken(ctx context.Context, now time.Time, own bool) {
 	s.mu.Lock()
 	s.held, s.since, s.holder, s.op, s.reported = true, now, ctx, "unwrapped pool", false
+	s.own, s.returning = own, false
 	s.lease++
 	s.mu.Unlock()
-	s.pinging = time.Time{}
+	s.pinging = false
+}
+
+// takenByPool notes that pgkeel took the connection past pgxpool's tracer.
+func (s *session) takenByPool() {
+	s.mu.Lock()
+	s.own = true
+	s.mu.Unlock()
+}
+
+// isOwn reports whether pgkeel holds the connection itself.
+func (s *session) isOwn() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.own
+}
+
+// isHeld reports whether somebody has the connection.
+func (s *session) isHeld() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held || s.own
 }
 
 // returned forgets the borrower.
 func (s *session) returned() {
 	s.mu.Lock()
 	s.held, s.holder, s.stack, s.borrowed, s.anchor, s.watched = false, nil, "", nil, nil, false
+	s.own, s.returning = false, false
 	s.lease++
 	s.mu.Unlock()
 }
+
+// cut closes the socket under whoever uses the connection. Closing the
+// connection itself is for its holder alone.
+func (s *session) cut() { _ = s.conn.PgConn().Conn().Close() }
 
 // retire has the connection closed rather than reused: somebody got hold of
 // the raw connection and may keep it.
@@ -109,7 +147,7 @@ func (s *session) uncount() {
 func (s *session) heldBy(now time.Time) (providers.Holder, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.held {
+	if !s.held || s.own || s.returning {
 		return providers.Holder{}, false
 	}
 	h := providers.Holder{PID: s.pid, Operation: s.op, Held: now.Sub(s.since), Stack: s.stack}
@@ -126,7 +164,7 @@ func callerStack() string {
 	inside := true
 	for {
 		f, more := frames.Next()
-		inside = inside && isInternal(f.Function)
+		inside = inside && isInternal(f)
 		if !inside && f.Function != "" {
 			b.WriteString("\t" + f.Function + "\n\t\t" + f.File + ":" + itoa(f.Line) + "\n")
 		}
@@ -136,9 +174,13 @@ func callerStack() string {
 	}
 }
 
-func isInternal(function string) bool {
+// isInternal reports whether a frame is pgkeel's own. Its commands, examples and
+// tests are applications.
+func isInternal(f runtime.Frame) bool {
 	const module = "github.com/pgkeel/pgkeel"
-	// A test inside the module is an application, too.
-	return strings.HasPrefix(function, module+".(") || strings.HasPrefix(function, module+"/providers/pgx.(") ||
-		strings.HasPrefix(function, module+"/providers/pgx.begin")
+	rest, ok := strings.CutPrefix(f.Function, module)
+	if !ok || strings.HasSuffix(f.File, "_test.go") {
+		return false
+	}
+	return !strings.HasPrefix(rest, "/cmd/") && !strings.HasPrefix(rest, "/examples/")
 }

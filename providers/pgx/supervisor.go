@@ -1,14 +1,15 @@
 package pgx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
@@ -36,32 +37,24 @@ var errStartup = errors.New("the warm-up makes the first connections")
 
 // withoutStartup keeps pgxpool from opening MinConns in the background by
 // itself, uncapped and with its errors dropped: the warm-up does that. pgxpool
-// hands the values of this context to that one attempt only.
+// hands the values of this context to that one attempt only, which
+// beforeConnect refuses.
 func withoutStartup(ctx context.Context) context.Context {
 	return context.WithValue(ctx, startupKey{}, true)
 }
 
-func refuseStartup(ctx context.Context, _ *pgx.ConnConfig) error {
-	if ctx.Value(startupKey{}) != nil {
-		return errStartup
-	}
-	return nil
-}
+// initialSize is how many connections the pool starts with.
+func (p *Pool) initialSize() int32 { return max(p.cfg.Pool.InitialSize, p.minConns) }
 
-// warmUp opens the first connections.
+// warmUp opens the first connections, all of them held until the last is there,
+// or one would be taken for the next.
 func (p *Pool) warmUp(ctx context.Context) error {
-	return p.grow(ctx, int(max(p.cfg.Pool.InitialSize, p.minConns)))
-}
-
-// grow sees to it that n connections are open, by holding n at the same time.
-func (p *Pool) grow(ctx context.Context, n int) error {
-	conns := make([]*pgxpool.Conn, n)
+	conns := make([]*pgxpool.Conn, p.initialSize())
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(max(cap(p.dials), n))
-	for i := range n {
+	for i := range conns {
 		group.Go(func() error {
 			var err error
-			conns[i], err = p.pool.Acquire(internal{ctx})
+			conns[i], err = p.pool.Acquire(internal{Context: ctx})
 			return p.acquireError(ctx, err)
 		})
 	}
@@ -74,7 +67,7 @@ func (p *Pool) grow(ctx context.Context, n int) error {
 	return err
 }
 
-// nudge wakes the supervisor.
+// nudge wakes the goroutine that restores MinSize.
 func (p *Pool) nudge() {
 	select {
 	case p.kick <- struct{}{}:
@@ -82,42 +75,62 @@ func (p *Pool) nudge() {
 	}
 }
 
-// supervise looks after the pool until it closes.
+// supervise looks after those who hold connections until the pool closes.
 func (p *Pool) supervise() {
-	defer close(p.supervised)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var collected time.Time
+	for {
+		select {
+		case <-p.life.Done():
+			return
+		case now := <-ticker.C:
+			p.watchBorrowers(now)
+			p.collectForgotten(now, &collected)
+		}
+	}
+}
+
+// keepMinSize looks after those that nobody holds until the pool closes.
+func (p *Pool) keepMinSize() {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var pause time.Duration
-	var notBefore, collected time.Time
+	var notBefore time.Time
 	for {
 		select {
 		case <-p.life.Done():
 			return
 		case <-p.kick:
 		case <-ticker.C:
-			p.watchBorrowers(time.Now())
-			p.collectForgotten(time.Now(), &collected)
+			p.weedIdle()
 		}
 		if now := time.Now(); !now.Before(notBefore) {
 			pause = p.restore(pause)
-			notBefore = now.Add(pause)
+			notBefore = time.Now().Add(pause)
 		}
 	}
+}
+
+// missing is how many connections MinSize lacks, those being made left out.
+func (p *Pool) missing() int {
+	stat := p.pool.Stat()
+	// pgxpool still counts those that are being closed, pgkeel those that
+	// somebody hijacked.
+	open := min(p.gauges.open.Load(), stat.TotalConns()-stat.ConstructingConns())
+	return int(min(p.minConns-open, stat.MaxConns()-open) - stat.ConstructingConns())
 }
 
 // restore brings the pool back to MinSize after a reset or a loss. It returns
 // how long to leave it alone, which grows, with jitter, while it fails.
 func (p *Pool) restore(pause time.Duration) time.Duration {
-	missing := p.minConns - p.gauges.open.Load()
+	missing := p.missing()
 	if missing <= 0 {
 		return 0
 	}
-	// Idle connections are held meanwhile, or one of them would be taken for
-	// the new one.
-	idle := max(p.gauges.open.Load()-p.gauges.inUse.Load(), 0)
-	ctx, cancel := context.WithTimeout(p.life, p.pool.Config().ConnConfig.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(p.life, p.connectTimeout)
 	defer cancel()
-	err := p.grow(ctx, int(min(missing+idle, p.maxConns)))
+	err := p.add(ctx, missing)
 	if err == nil || p.closing.Load() {
 		return 0
 	}
@@ -126,6 +139,81 @@ func (p *Pool) restore(pause time.Duration) time.Duration {
 	}
 	pause = min(max(2*pause, restorePauseMin), restorePauseMax)
 	return pause/2 + rand.N(pause/2) //nolint:gosec // jitter needs no secrecy
+}
+
+// holdIdle is how long add may keep borrowers from idle connections.
+const holdIdle = 20 * time.Millisecond
+
+// add makes n connections more. pgxpool makes one only when none is idle, so
+// the idle ones are taken for the moment until the new ones are under way, and
+// are back long before these are made.
+func (p *Pool) add(ctx context.Context, n int) error {
+	idle := p.takeIdle()
+	var group errgroup.Group
+	underway := make(chan struct{}, n)
+	for range n {
+		group.Go(func() error {
+			begun := sync.OnceFunc(func() { underway <- struct{}{} })
+			defer begun()
+			c, err := p.pool.Acquire(internal{Context: ctx, onDial: begun})
+			if err == nil {
+				c.Release()
+			}
+			return p.acquireError(ctx, err)
+		})
+	}
+	enough := time.After(holdIdle)
+	for range n {
+		select {
+		case <-underway:
+			continue
+		case <-enough:
+		}
+		break
+	}
+	for _, c := range idle {
+		c.Release()
+	}
+	return group.Wait()
+}
+
+// takeIdle takes every idle connection out of the pool for a moment.
+func (p *Pool) takeIdle() []*pgxpool.Conn {
+	idle := p.pool.AcquireAllIdle(p.life)
+	for _, c := range idle {
+		sessionOf(c.Conn()).takenByPool()
+	}
+	return idle
+}
+
+// weedIdle closes idle connections that the server ended, so that MinSize is
+// restored before somebody needs them. On an idle connection there is something
+// to read only when the server ended it, or when something else came that one
+// ping takes out of the way.
+func (p *Pool) weedIdle() {
+	suspects := map[*session]bool{}
+	for _, s := range p.allSessions() {
+		if !s.isHeld() && readable(s.conn.PgConn().Conn()) {
+			suspects[s] = true
+		}
+	}
+	if len(suspects) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(p.life, p.pingTimeout)
+	defer cancel()
+	for _, c := range p.takeIdle() {
+		if s := sessionOf(c.Conn()); suspects[s] {
+			s.pinging = true
+			if c.Conn().Ping(ctx) != nil {
+				_ = c.Conn().Close(ended())
+				s.uncount()
+			}
+			s.pinging = false
+		}
+		c.Release()
+	}
+	p.nudge()
 }
 
 // watchBorrowers reports those who hold a connection for too long, and has the
@@ -194,6 +282,6 @@ func (p *Pool) holders(most int) []providers.Holder {
 			hs = append(hs, h)
 		}
 	}
-	slices.SortFunc(hs, func(a, b providers.Holder) int { return int(b.Held - a.Held) })
+	slices.SortFunc(hs, func(a, b providers.Holder) int { return cmp.Compare(b.Held, a.Held) })
 	return hs[:min(len(hs), most)]
 }

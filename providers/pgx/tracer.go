@@ -12,8 +12,8 @@ import (
 
 // tracer sits where pgx and pgxpool report what really happens on the wire. It
 // supervises the pool, and passes everything on to the user's tracer, for each
-// of the interfaces that the user's tracer has. Starts call pgkeel first, ends
-// call it last.
+// of the interfaces that the user's tracer has. It does not show the user's the
+// acquires and releases by which pgkeel itself makes and checks connections.
 type tracer struct {
 	pool    *Pool
 	query   pgx.QueryTracer
@@ -102,8 +102,9 @@ func (t *tracer) TraceCopyFromEnd(ctx context.Context, conn *pgx.Conn, data pgx.
 	}
 }
 
-// TracePrepareStart only passes on.
+// TracePrepareStart notes what the statement will leave behind, by its name.
 func (t *tracer) TracePrepareStart(ctx context.Context, conn *pgx.Conn, data pgx.TracePrepareStartData) context.Context {
+	t.pool.prepared(conn, data.Name, data.SQL)
 	if t.prepare != nil {
 		return t.prepare.TracePrepareStart(ctx, conn, data)
 	}
@@ -121,6 +122,7 @@ func (t *tracer) TracePrepareEnd(ctx context.Context, conn *pgx.Conn, data pgx.T
 type connecting struct {
 	start  time.Time
 	slot   bool
+	config *pgx.ConnConfig
 	firing *providers.Firing
 }
 
@@ -128,17 +130,24 @@ type connectingKey struct{}
 
 // TraceConnectStart waits for one of the places for attempts to connect.
 func (t *tracer) TraceConnectStart(ctx context.Context, data pgx.TraceConnectStartData) context.Context {
-	c := &connecting{start: time.Now()}
+	c := &connecting{start: time.Now(), config: data.ConnConfig}
 	ctx, c.firing = t.pool.hooks.Start(ctx, providers.HookInfo{Event: providers.EventConnect})
 	select {
 	case t.pool.dials <- struct{}{}:
 		c.slot = true
 	case <-ctx.Done(): // the attempt fails by itself
 	case <-t.pool.life.Done():
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		cancel()
 	}
 	ctx = context.WithValue(ctx, connectingKey{}, c)
-	if t.connect != nil {
-		return t.connect.TraceConnectStart(ctx, data)
+	if t.connect == nil {
+		return ctx
+	}
+	ctx = t.connect.TraceConnectStart(ctx, data)
+	if ctx.Value(connectingKey{}) != c { // the user's tracer dropped our context
+		ctx = context.WithValue(ctx, connectingKey{}, c)
 	}
 	return ctx
 }
@@ -148,14 +157,12 @@ func (t *tracer) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndDa
 	if t.connect != nil {
 		t.connect.TraceConnectEnd(ctx, data)
 	}
-	c, _ := ctx.Value(connectingKey{}).(*connecting)
-	if c == nil { // the user's tracer dropped our context
-		c = &connecting{start: time.Now(), slot: true}
-	}
+	c := ctx.Value(connectingKey{}).(*connecting)
 	if c.slot {
 		<-t.pool.dials
 	}
 	if data.Conn != nil {
+		t.pool.adopt(data.Conn, c.config)
 		c.firing.SetPID(data.Conn.PgConn().PID())
 	}
 	c.firing.End(0, t.pool.dialed(data.Err, time.Since(c.start)))
@@ -163,7 +170,7 @@ func (t *tracer) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndDa
 
 // TraceAcquireStart begins the wait for a connection.
 func (t *tracer) TraceAcquireStart(ctx context.Context, pool *pgxpool.Pool, data pgxpool.TraceAcquireStartData) context.Context {
-	if t.acquire != nil {
+	if _, own := ctx.(internal); t.acquire != nil && !own {
 		ctx = t.acquire.TraceAcquireStart(ctx, pool, data)
 	}
 	return t.pool.acquireStart(ctx)
@@ -171,20 +178,19 @@ func (t *tracer) TraceAcquireStart(ctx context.Context, pool *pgxpool.Pool, data
 
 // TraceAcquireEnd ends the wait.
 func (t *tracer) TraceAcquireEnd(ctx context.Context, pool *pgxpool.Pool, data pgxpool.TraceAcquireEndData) {
-	t.pool.acquireEnd(ctx, data)
-	if t.acquire == nil {
-		return
+	w := ctx.(*wait)
+	caller, own := w.caller, w.own
+	t.pool.acquireEnd(w, data)
+	if t.acquire != nil && !own {
+		t.acquire.TraceAcquireEnd(caller, pool, data) // with the context that its start returned
 	}
-	if w, ok := ctx.(*wait); ok {
-		ctx = w.parent // the context that the user's tracer returned
-	}
-	t.acquire.TraceAcquireEnd(ctx, pool, data)
 }
 
 // TraceRelease sees the connection off on its way back to the pool.
 func (t *tracer) TraceRelease(pool *pgxpool.Pool, data pgxpool.TraceReleaseData) {
+	own := sessionOf(data.Conn).isOwn()
 	t.pool.releasing(data.Conn)
-	if t.release != nil {
+	if t.release != nil && !own {
 		t.release.TraceRelease(pool, data)
 	}
 }

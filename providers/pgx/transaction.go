@@ -3,9 +3,8 @@ package pgx
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,8 +18,11 @@ import (
 // context: a transaction whose context is dead is just the one to roll back.
 const rollbackTimeout = 5 * time.Second
 
-// maxIdentifier is the longest identifier that PostgreSQL does not cut.
-const maxIdentifier = 63
+// The operations that end a transaction.
+const (
+	opCommit   = "commit"
+	opRollback = "rollback"
+)
 
 // Tx is a transaction, or a savepoint inside one. It is a [pgx.Tx], so what
 // takes one takes this.
@@ -30,23 +32,45 @@ type Tx struct {
 	// savepoint is the quoted name; empty for the root.
 	savepoint string
 	closed    bool
+	// before are the settings that were in force when the savepoint began.
+	before []providers.Setting
+	// kept says that a rollback of the savepoint was refused, so that what it
+	// was to undo is still there.
+	kept atomic.Bool
 
 	// What follows is used in the root only.
 
 	pool     *Pool
 	lease    lease
 	owned    bool
+	borrower *Conn // keeps the borrowed connection reachable
 	inner    pgx.Tx
-	use      use
-	rows     rowSource
-	nested   int
-	poisoned bool
-	// applied are the settings that a call left behind in the transaction.
-	applied []string
+	// use is the transaction's own, or that of the borrowed connection, which
+	// the two share.
+	use    *use
+	ownUse use
+	rows   rowSource
+	nested int
+	// open are the savepoints, the innermost last.
+	open []*Tx
+	// poisons counts the savepoints that could not be undone.
+	poisons atomic.Int32
+	// applied are the settings that a call left behind in the transaction,
+	// touched the names of all that ever were.
+	applied []providers.Setting
+	touched []string
+	// large says that somebody has pgx's own access to large objects.
+	large atomic.Bool
 
+	// undone says that the transaction's limit rolled it back.
+	undone   bool
 	deadline time.Time
-	timer    *time.Timer
 	expired  atomic.Bool
+
+	mu         sync.Mutex
+	timer      *time.Timer
+	ended      bool
+	committing bool
 }
 
 var (
@@ -56,34 +80,42 @@ var (
 	_ pgx.Tx            = (*Tx)(nil)
 )
 
-// begin starts a transaction on a borrowed connection.
-func (p *Pool) begin(ctx context.Context, l lease, owned bool, opts providers.TxOptions) (*Tx, error) {
+// begin starts a transaction on a borrowed connection, which borrower keeps, or
+// which goes back with the transaction if there is none.
+func (p *Pool) begin(ctx context.Context, l lease, borrower *Conn, opts providers.TxOptions) (*Tx, error) {
 	ctx, f := p.startHook(ctx, providers.EventBegin, "", l.s.pid)
-	inner, err := l.conn().BeginTx(ctx, pgxTxOptions(opts))
+	var inner pgx.Tx
+	err := errInTx // BEGIN inside a transaction only makes the server warn
+	if l.conn().PgConn().TxStatus() == 'I' {
+		inner, err = l.conn().BeginTx(ctx, pgxTxOptions(opts))
+	}
 	if err != nil {
 		err = &providers.TxError{
 			Result: providers.OutcomeNotSent, Operation: "begin", Attempts: 1,
 			Err: p.mapError(ctx, "begin", err),
 		}
 		f.End(0, err)
-		if owned {
+		if borrower == nil {
 			l.release()
 		}
 		return nil, err
 	}
 	f.End(0, nil)
-	t := p.newTx(l, owned, inner)
+	t := p.newTx(l, borrower, inner)
 	if opts.Timeout > 0 {
 		t.limit(opts.Timeout)
 	}
 	return t, nil
 }
 
-func (p *Pool) newTx(l lease, owned bool, inner pgx.Tx) *Tx {
-	t := &Tx{pool: p, lease: l, owned: owned, inner: inner}
+func (p *Pool) newTx(l lease, borrower *Conn, inner pgx.Tx) *Tx {
+	t := &Tx{pool: p, lease: l, borrower: borrower, owned: borrower == nil, inner: inner}
 	t.root = t
-	if owned {
+	if t.owned {
+		t.use = &t.ownUse
 		l.anchor(t)
+	} else {
+		t.use = &borrower.use
 	}
 	return t
 }
@@ -96,28 +128,6 @@ func pgxTxOptions(o providers.TxOptions) pgx.TxOptions {
 	return opts
 }
 
-// limit has the transaction rolled back after a time, whatever its user does.
-func (t *Tx) limit(timeout time.Duration) {
-	t.deadline = time.Now().Add(timeout)
-	t.use.after = t.rollbackExpired
-	t.timer = time.AfterFunc(timeout, func() {
-		t.expired.Store(true)
-		t.rollbackExpired()
-	})
-}
-
-// rollbackExpired rolls back a transaction whose time is over, unless a
-// statement is under way: that one ends by its own deadline and comes back here.
-func (t *Tx) rollbackExpired() {
-	if !t.expired.Load() || !t.use.busy.CompareAndSwap(false, true) {
-		return
-	}
-	if !t.closed {
-		_ = t.rollbackRoot(context.Background())
-	}
-	t.use.busy.Store(false)
-}
-
 // enter begins a use of the transaction. The context it returns ends with the
 // transaction's own limit as well.
 func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.CancelFunc, error) {
@@ -125,14 +135,18 @@ func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.Can
 	if err := r.use.enter(); err != nil {
 		return ctx, nil, err
 	}
-	if t.closed || r.closed {
+	if t.closed || r.closed || r.lease.lost() {
 		defer r.use.leave()
-		if r.expired.Load() {
+		if r.undone || !r.closed && r.expired.Load() {
 			return ctx, nil, &providers.TxError{Result: providers.OutcomeRolledBack, Operation: op, Attempts: 1, Err: &providers.TimeoutError{
 				Operation: op, Limit: limitTx, Err: pgx.ErrTxClosed, Context: context.DeadlineExceeded,
 			}}
 		}
 		return ctx, nil, pgx.ErrTxClosed
+	}
+	if r.lease.conn().PgConn().IsClosed() && op != opCommit && op != opRollback {
+		r.use.leave()
+		return ctx, nil, errConnLost
 	}
 	if r.deadline.IsZero() {
 		return ctx, nil, nil
@@ -141,23 +155,28 @@ func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.Can
 	return ctx, cancel, nil
 }
 
+// enterPlain begins a use for a statement that has no scope.
+func (t *Tx) enterPlain(ctx context.Context, op string) (context.Context, context.CancelFunc, error) {
+	ctx, cancel, err := t.enter(ctx, op)
+	if err != nil || !t.isScoped() {
+		return ctx, cancel, err
+	}
+	if err := t.restore(ctx, op); err != nil {
+		t.statement(cancel, "", nil).end()
+		return ctx, nil, err
+	}
+	return ctx, cancel, nil
+}
+
 func (t *Tx) statement(cancel context.CancelFunc, sql string, args []any) statement {
-	return statement{lease: t.root.lease, use: &t.root.use, cancel: cancel, sql: sql, args: args}
+	return statement{lease: t.root.lease, use: t.root.use, cancel: cancel, sql: sql, args: args}
 }
 
 // Query runs sql and returns its rows. Close them before the next statement.
 func (t *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	ctx, cancel, err := t.enter(ctx, opQuery)
+	ctx, cancel, err := t.enterPlain(ctx, opQuery)
 	if err != nil {
 		return failedRows(err), err
-	}
-	if len(t.root.applied) > 0 {
-		call := &providers.Call{Kind: providers.CallQuery, SQL: sql, Args: args}
-		err := t.run(ctx, cancel, call)
-		if call.Rows == nil {
-			return failedRows(err), err
-		}
-		return call.Rows, err
 	}
 	return t.root.pool.query(ctx, t.root.rows.next(), t.statement(cancel, sql, args))
 }
@@ -165,30 +184,18 @@ func (t *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, erro
 // QueryRow runs sql and returns its first row. Scan it before the next
 // statement.
 func (t *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	ctx, cancel, err := t.enter(ctx, opQuery)
+	ctx, cancel, err := t.enterPlain(ctx, opQuery)
 	if err != nil {
 		return failedRow(err)
-	}
-	if len(t.root.applied) > 0 {
-		call := &providers.Call{Kind: providers.CallQuery, SQL: sql, Args: args}
-		if err := t.run(ctx, cancel, call); err != nil {
-			return failedRow(err)
-		}
-		return providers.FirstRow(call.Rows)
 	}
 	return t.root.pool.queryRow(ctx, t.root.rows.next(), t.statement(cancel, sql, args))
 }
 
 // Exec runs sql.
 func (t *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	ctx, cancel, err := t.enter(ctx, opExec)
+	ctx, cancel, err := t.enterPlain(ctx, opExec)
 	if err != nil {
 		return pgconn.CommandTag{}, err
-	}
-	if len(t.root.applied) > 0 {
-		call := &providers.Call{Kind: providers.CallExec, SQL: sql, Args: args}
-		err := t.run(ctx, cancel, call)
-		return call.Tag, err
 	}
 	defer t.statement(cancel, "", nil).end()
 	return t.root.pool.exec(ctx, t.root.lease.conn(), sql, args)
@@ -197,42 +204,33 @@ func (t *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandT
 // Run executes a call with its scope, which holds until the transaction's next
 // call.
 func (t *Tx) Run(ctx context.Context, call *providers.Call) error {
+	if len(call.Scope) == 0 {
+		ctx, cancel, err := t.enterPlain(ctx, call.Kind.String())
+		if err != nil {
+			return err
+		}
+		return t.root.pool.run(ctx, t.statement(cancel, call.SQL, call.Args), t.root.rows.next, call, nil)
+	}
 	ctx, cancel, err := t.enter(ctx, call.Kind.String())
 	if err != nil {
 		return err
 	}
-	return t.run(ctx, cancel, call)
-}
-
-// run executes a call. Settings of an earlier call that this one does not make
-// go back to their defaults in the same flush.
-func (t *Tx) run(ctx context.Context, cancel context.CancelFunc, call *providers.Call) error {
-	r := t.root
-	stale := slices.DeleteFunc(slices.Clone(r.applied), func(name string) bool {
-		return slices.ContainsFunc(call.Scope, func(s providers.Setting) bool { return s.Name == name })
-	})
-	err := r.pool.run(ctx, t.statement(cancel, call.SQL, call.Args), r.rows.next, call, stale)
-	if err == nil {
-		r.applied = r.applied[:0]
-		for _, s := range call.Scope {
-			r.applied = append(r.applied, s.Name)
-		}
-	}
-	return err
+	return t.runScoped(ctx, t.statement(cancel, call.SQL, call.Args), call)
 }
 
 // SendBatch sends every statement of b in one flush.
 func (t *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	ctx, cancel, err := t.enter(ctx, opBatch)
+	ctx, cancel, err := t.enterPlain(ctx, opBatch)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	return t.root.pool.sendBatch(ctx, t.statement(cancel, "", nil), b)
+	// The driver's transaction refuses a batch that begins one.
+	return t.root.pool.sendBatch(ctx, t.statement(cancel, "", nil), t.root.inner, b)
 }
 
 // CopyFrom loads rows by COPY.
 func (t *Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
-	ctx, cancel, err := t.enter(ctx, opCopy)
+	ctx, cancel, err := t.enterPlain(ctx, opCopy)
 	if err != nil {
 		return 0, err
 	}
@@ -242,7 +240,7 @@ func (t *Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []strin
 
 // Prepare makes a prepared statement under a name.
 func (t *Tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
-	ctx, cancel, err := t.enter(ctx, "prepare")
+	ctx, cancel, err := t.enterPlain(ctx, "prepare")
 	if err != nil {
 		return nil, err
 	}
@@ -252,8 +250,13 @@ func (t *Tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDe
 	return sd, t.root.pool.mapError(ctx, "prepare", err)
 }
 
-// LargeObjects returns pgx's interface to large objects.
-func (t *Tx) LargeObjects() pgx.LargeObjects { return t.root.inner.LargeObjects() }
+// LargeObjects returns pgx's interface to large objects. What it does is not
+// guarded against concurrent use, runs in the scope of the last call, and when
+// the transaction's time is over the connection is closed under it.
+func (t *Tx) LargeObjects() pgx.LargeObjects {
+	t.root.large.Store(true)
+	return t.root.inner.LargeObjects()
+}
 
 // Conn returns the raw connection, or nil after the end. Since whoever has it
 // could go on using it, the connection is closed after the transaction instead
@@ -266,67 +269,22 @@ func (t *Tx) Conn() *pgx.Conn {
 	return t.root.lease.conn()
 }
 
-// Begin starts a savepoint with a name of pgkeel's choice.
-func (t *Tx) Begin(ctx context.Context) (pgx.Tx, error) {
-	sp, err := t.Savepoint(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	return sp.(*Tx), nil
-}
-
-// Savepoint starts a savepoint. A name must fit an identifier: not over 63
-// bytes, no NUL.
-func (t *Tx) Savepoint(ctx context.Context, name string) (providers.Tx, error) {
-	if len(name) > maxIdentifier || strings.ContainsRune(name, 0) {
-		return nil, fmt.Errorf("pgkeel: savepoint name of %d bytes: at most %d, without NUL; nothing was sent", len(name), maxIdentifier)
-	}
-	ctx, cancel, err := t.enter(ctx, "savepoint")
-	if err != nil {
-		return nil, err
-	}
-	defer t.statement(cancel, "", nil).end()
-	if name == "" {
-		t.root.nested++
-		name = fmt.Sprintf("pgkeel_%d", t.root.nested)
-	}
-	sp := &Tx{root: t.root, savepoint: pgx.Identifier{name}.Sanitize()}
-	if err := sp.control(ctx, "savepoint", "savepoint "+sp.savepoint); err != nil {
-		return nil, err
-	}
-	return sp, nil
-}
-
-// control runs a savepoint's statement.
-func (t *Tx) control(ctx context.Context, op, sql string) error {
-	p, conn := t.root.pool, t.root.lease.conn()
-	var f *providers.Firing
-	if p.observed(providers.EventSavepoint) {
-		ctx, f = p.hooks.Start(ctx, providers.HookInfo{Event: providers.EventSavepoint, Name: op, SQL: sql, PID: pidOf(conn)})
-	}
-	_, err := conn.Exec(ctx, sql)
-	err = p.mapError(ctx, op, err)
-	f.End(0, err)
-	return err
-}
-
 // Commit makes the transaction durable, or releases the savepoint. An error is
 // a [*providers.TxError] that says what became of the work.
 func (t *Tx) Commit(ctx context.Context) error {
-	ctx, cancel, err := t.enter(ctx, "commit")
+	ctx, cancel, err := t.enter(ctx, opCommit)
 	if err != nil {
 		return err
 	}
 	defer t.statement(cancel, "", nil).end()
 	if t != t.root {
-		t.closed = true
-		return t.control(ctx, "release", "release savepoint "+t.savepoint)
+		return t.release(ctx)
 	}
-	if t.poisoned {
+	if t.poisons.Load() > 0 {
 		return t.abandon(ctx, providers.ErrTxPoisoned)
 	}
 	if ctx.Err() != nil {
-		return t.abandon(ctx, t.pool.mapError(ctx, "commit", ctx.Err()))
+		return t.abandon(ctx, t.pool.mapError(ctx, opCommit, ctx.Err()))
 	}
 	return t.commitRoot(ctx)
 }
@@ -334,20 +292,51 @@ func (t *Tx) Commit(ctx context.Context) error {
 // abandon rolls back instead of committing.
 func (t *Tx) abandon(ctx context.Context, why error) error {
 	_ = t.rollbackRoot(ctx) // at the worst the connection is closed, which rolls back
-	return &providers.TxError{Result: providers.OutcomeRolledBack, Operation: "commit", Attempts: 1, Err: why}
+	return &providers.TxError{Result: providers.OutcomeRolledBack, Operation: opCommit, Attempts: 1, Err: why}
 }
 
 func (t *Tx) commitRoot(ctx context.Context) error {
+	t.mu.Lock()
+	t.committing = true
+	t.mu.Unlock()
 	ctx, f := t.pool.startHook(ctx, providers.EventCommit, "", t.lease.s.pid)
-	err := t.inner.Commit(ctx)
+	lost := t.lease.conn().PgConn().IsClosed()
+	err := t.commit(ctx)
 	if err != nil {
-		err = &providers.TxError{
-			Result: commitOutcome(err), Operation: "commit", Attempts: 1,
-			Err: t.pool.mapError(ctx, "commit", err),
+		result := providers.OutcomeRolledBack
+		if !lost { // else COMMIT was not sent
+			result = commitOutcome(err)
 		}
+		err = &providers.TxError{Result: result, Operation: opCommit, Attempts: 1, Err: t.pool.mapError(ctx, opCommit, err)}
 	}
 	f.End(0, err)
 	t.finish()
+	return err
+}
+
+// commit has the server commit. A limit of time that belonged to the last call
+// would apply to COMMIT as well, so it ends in the same flush. Other settings
+// stay for the triggers that run at the end.
+func (t *Tx) commit(ctx context.Context) error {
+	var limits strings.Builder
+	for _, s := range t.applied {
+		if name := strings.ToLower(s.Name); name == "statement_timeout" || name == "lock_timeout" {
+			limits.WriteString("set local " + name + " to default; ")
+		}
+	}
+	conn := t.lease.conn()
+	if limits.Len() == 0 || conn.PgConn().TxStatus() != 'T' {
+		return t.inner.Commit(ctx)
+	}
+	before := t.lease.s.dirt
+	_, err := conn.Exec(ctx, limits.String()+"commit")
+	t.lease.s.dirt = before
+	if err != nil && conn.PgConn().TxStatus() != 'I' {
+		_ = conn.Close(ctx) // as the driver does; the server rolls back
+	}
+	if t.large.Load() {
+		_ = t.inner.Commit(ended()) // sends nothing, and closes what large objects work with
+	}
 	return err
 }
 
@@ -359,6 +348,10 @@ func commitOutcome(err error) providers.Outcome {
 		return providers.OutcomeRolledBack // the server said ROLLBACK
 	case errors.As(err, &pg):
 		return providers.OutcomeOf(err)
+	case errors.Is(err, pgconn.ErrConnClosed):
+		// pgx says so of a connection that it lost while it waited, too, and
+		// calls it safe to retry.
+		return providers.OutcomeUnknown
 	case pgconn.SafeToRetry(err):
 		// COMMIT never left, and pgx closed the connection, so the server
 		// rolls back.
@@ -371,12 +364,12 @@ func commitOutcome(err error) providers.Outcome {
 // Rollback undoes the transaction, or what was done since the savepoint. It
 // works with a context that has ended. While another goroutine, or a result
 // that was not closed, occupies the transaction, it closes the connection
-// under them, which undoes it as well.
+// under them, which undoes it as well; a savepoint then cannot be undone, and
+// the transaction around it not be committed.
 func (t *Tx) Rollback(ctx context.Context) error {
-	_, cancel, err := t.enter(ctx, "rollback")
-	if errors.Is(err, providers.ErrConcurrentUse) && t == t.root {
-		t.root.lease.evict()
-		return nil
+	_, cancel, err := t.enter(ctx, opRollback)
+	if errors.Is(err, providers.ErrConcurrentUse) {
+		return t.rollbackInUse(err)
 	}
 	if err != nil {
 		return err
@@ -385,16 +378,25 @@ func (t *Tx) Rollback(ctx context.Context) error {
 	if t == t.root {
 		return t.rollbackRoot(ctx)
 	}
-	t.closed = true
-	ctx, stop := detached(ctx)
-	defer stop()
-	err = t.control(ctx, "rollback to", "rollback to savepoint "+t.savepoint+"; release savepoint "+t.savepoint)
-	if err != nil {
-		// What the savepoint was to undo is still there, and must not be
-		// committed with the rest.
-		t.root.poisoned = true
+	return t.undo(ctx)
+}
+
+func (t *Tx) rollbackInUse(inUse error) error {
+	if t != t.root {
+		if !t.kept.Swap(true) {
+			t.root.poisons.Add(1)
+		}
+		return inUse
 	}
-	return err
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.committing || t.ended {
+		return inUse // nobody can say that it is rolled back
+	}
+	if !t.lease.evict() {
+		return pgx.ErrTxClosed
+	}
+	return nil
 }
 
 func (t *Tx) rollbackRoot(ctx context.Context) error {
@@ -404,8 +406,8 @@ func (t *Tx) rollbackRoot(ctx context.Context) error {
 	err := t.inner.Rollback(ctx)
 	if err != nil {
 		err = &providers.TxError{
-			Result: providers.OutcomeRolledBack, Operation: "rollback", Attempts: 1,
-			Err: t.pool.mapError(ctx, "rollback", err),
+			Result: providers.OutcomeRolledBack, Operation: opRollback, Attempts: 1,
+			Err: t.pool.mapError(ctx, opRollback, err),
 		}
 	}
 	f.End(0, err)
@@ -416,9 +418,13 @@ func (t *Tx) rollbackRoot(ctx context.Context) error {
 // finish ends the transaction and gives the connection back.
 func (t *Tx) finish() {
 	t.closed = true
+	t.mu.Lock()
+	t.ended = true
 	if t.timer != nil {
 		t.timer.Stop()
+		t.use.after = nil
 	}
+	t.mu.Unlock()
 	if t.owned {
 		t.lease.release()
 	}

@@ -11,7 +11,8 @@ import (
 // they can meet in the driver, which is not made for that.
 type use struct {
 	busy atomic.Bool
-	// after runs when a use ends, while the next one may begin. Optional.
+	// after runs when a use ends, while the next one may begin. Only a use in
+	// progress changes it. Optional.
 	after func()
 }
 
@@ -23,9 +24,10 @@ func (u *use) enter() error {
 }
 
 func (u *use) leave() {
+	after := u.after
 	u.busy.Store(false)
-	if u.after != nil {
-		u.after()
+	if after != nil {
+		after()
 	}
 }
 

@@ -1,0 +1,124 @@
+package pgx
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// copier is what loads rows.
+type copier interface {
+	runner
+	providers.Copier
+}
+
+// faulty is a source that ends badly after a few rows.
+type faulty struct {
+	rows int
+	bad  func(where string) error
+}
+
+func (f *faulty) Next() bool {
+	f.rows--
+	if f.rows < 0 {
+		_ = f.bad("next")
+	}
+	return f.rows >= 0
+}
+func (f *faulty) Values() ([]any, error) { return []any{f.rows}, f.bad("values") }
+func (f *faulty) Err() error             { return f.bad("err") }
+
+func TestCopyFrom(t *testing.T) {
+	hooks, seen := watched(t)
+	onEach(t, providers.Config{Hooks: hooks}, `create schema s; create table s."t.x" (n int, v text)`, func(t *testing.T, p *Pool, q runner) {
+		seen.forget()
+		table := pgx.Identifier{"s", "t.x"}
+		n, err := q.(copier).CopyFrom(t.Context(), table, []string{"n", "v"}, pgx.CopyFromSlice(1000, func(i int) ([]any, error) {
+			return []any{i, "x"}, nil
+		}))
+		if err != nil || n != 1000 {
+			t.Errorf("%d %v", n, err)
+		}
+		got := seen.of(providers.EventCopy)
+		if len(got) != 1 || got[0].Rows != 1000 || got[0].Name != `"s"."t.x"` || got[0].PID == 0 {
+			t.Errorf("%+v", got)
+		}
+		if q == runner(p) && p.Stats().InUse != 0 {
+			t.Error("the connection is not back")
+		}
+		if n := value[int](t, q, `select count(*) from s."t.x"`); n != 1000 {
+			t.Errorf("%d rows", n)
+		}
+	})
+}
+
+func TestCopyFromFails(t *testing.T) {
+	why := errors.New("the source's own")
+	for name, tc := range map[string]struct {
+		src   pgx.CopyFromSource
+		is    error
+		panic string
+	}{
+		"source":       {src: &faulty{2, func(w string) error { return map[string]error{"err": why}[w] }}, is: why},
+		"values":       {src: &faulty{2, func(w string) error { return map[string]error{"values": why}[w] }}, is: why},
+		"deadline":     {src: &faulty{2, func(w string) error { return map[string]error{"err": context.DeadlineExceeded}[w] }}, is: context.DeadlineExceeded},
+		"constraint":   {src: pgx.CopyFromRows([][]any{{1}, {1}})},
+		"panic next":   {src: &faulty{2, explodeAt("next")}, panic: "next"},
+		"panic values": {src: &faulty{2, explodeAt("values")}, panic: "values"},
+		"panic err":    {src: &faulty{2, explodeAt("err")}, panic: "err"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hooks, seen := watched(t)
+			p := balanced(t, providers.Config{Hooks: hooks})
+			mustExec(t, p, "create table t (n int unique)")
+			var err error
+			r := panics(func() { _, err = p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n"}, tc.src) })
+			if tc.panic != "" {
+				if r != tc.panic {
+					t.Errorf("the panic is the caller's to see: %v", r)
+				}
+				if got := seen.of(providers.EventCopy); len(got) != 1 || !errors.Is(got[0].Err, errPanicked) {
+					t.Errorf("%+v", got)
+				}
+			} else {
+				var pg *providers.PGError
+				var limit *providers.TimeoutError
+				if !errors.As(err, &pg) || errors.As(err, &limit) || tc.is != nil && !errors.Is(err, tc.is) {
+					t.Errorf("%v", err)
+				}
+				if providers.OutcomeOf(err) != providers.OutcomeRolledBack {
+					t.Errorf("outcome %s", providers.OutcomeOf(err))
+				}
+			}
+			if n := rowsIn(t, p); n != 0 || p.Stats().Connects != 1 {
+				t.Errorf("%d rows, %d connections made", n, p.Stats().Connects)
+			}
+		})
+	}
+}
+
+func explodeAt(where string) func(string) error {
+	return func(at string) error {
+		if at == where {
+			panic(where)
+		}
+		return nil
+	}
+}
+
+func TestCopyFromIntoNothing(t *testing.T) {
+	p := balanced(t, providers.Config{})
+	_, err := p.CopyFrom(t.Context(), pgx.Identifier{"missing"}, []string{"n"}, pgx.CopyFromRows(nil))
+	var pg *providers.PGError
+	if !errors.As(err, &pg) || pg.Code != "42P01" {
+		t.Errorf("%v", err)
+	}
+	_, err = p.CopyFrom(ended(), pgx.Identifier{"missing"}, []string{"n"}, pgx.CopyFromRows(nil))
+	if providers.OutcomeOf(err) != providers.OutcomeNotSent {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,273 @@
+package pgx
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgkeel/pgkeel/pgtest"
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// patience is how long a condition may take on a slow machine.
+const patience = 20 * time.Second
+
+// openPool opens a pool on a database of its own, unless cfg has a DSN, and
+// closes it when the test is over.
+func openPool(t testing.TB, cfg providers.Config) *Pool {
+	t.Helper()
+	if cfg.DSN == "" {
+		cfg.DSN = pgtest.NewDB(t)
+	}
+	p, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAtEnd(t, p)
+	return p
+}
+
+func closeAtEnd(t testing.TB, p *Pool) {
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_ = p.Close(ctx) // the test may have closed it itself, and said what it expects
+	})
+}
+
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(patience)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("it never came true: %s", what)
+		}
+	}
+}
+
+// acquireN takes n connections.
+func acquireN(t testing.TB, p *Pool, n int) []providers.Conn {
+	t.Helper()
+	conns := make([]providers.Conn, n)
+	for i := range conns {
+		c, err := p.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = c
+	}
+	return conns
+}
+
+func releaseAll(conns []providers.Conn) {
+	for _, c := range conns {
+		c.Release()
+	}
+}
+
+// value reads one value.
+func value[T any](t testing.TB, q providers.Querier, sql string, args ...any) T {
+	t.Helper()
+	var v T
+	if err := q.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+func mustExec(t testing.TB, q providers.Querier, sql string, args ...any) {
+	t.Helper()
+	if _, err := q.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// logBuffer collects what is logged.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func (b *logBuffer) count(text string) int { return strings.Count(b.String(), text) }
+
+func (b *logBuffer) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(b, nil)) }
+
+// withAddress replaces the address in a DSN.
+func withAddress(t testing.TB, dsn, address string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Host = address
+	return u.String()
+}
+
+// listen accepts connections and hands each to serve until the test is over.
+func listen(t testing.TB, serve func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	open := map[net.Conn]bool{}
+	over := false
+	all.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			if over {
+				_ = c.Close()
+			}
+			open[c] = true
+			mu.Unlock()
+			all.Go(func() { serve(c) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		mu.Lock()
+		over = true
+		for c := range open {
+			_ = c.Close()
+		}
+		mu.Unlock()
+		all.Wait()
+	})
+	return l.Addr().String()
+}
+
+// silent is a server that accepts and never answers.
+func silent(t testing.TB) string {
+	return listen(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+}
+
+// closedPort is an address where nobody listens.
+func closedPort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// refusing is a server that answers every start with an error.
+func refusing(t testing.TB, code, message string) string {
+	return listen(t, func(c net.Conn) {
+		defer c.Close()
+		b := pgproto3.NewBackend(c, c)
+		if _, err := b.ReceiveStartupMessage(); err != nil {
+			return
+		}
+		b.Send(&pgproto3.ErrorResponse{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: code, Message: message})
+		_ = b.Flush()
+	})
+}
+
+// proxy forwards to a server, and can stop to, like a network that swallows.
+type proxy struct {
+	address string
+	mu      sync.Mutex
+	frozen  map[net.Conn]bool // the client's sides of what is frozen
+	clients map[net.Conn]net.Conn
+	dials   int
+}
+
+func newProxy(t testing.TB, dsn string) (*proxy, string) {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{frozen: map[net.Conn]bool{}, clients: map[net.Conn]net.Conn{}}
+	p.address = listen(t, func(client net.Conn) {
+		server, err := net.Dial("tcp", u.Host)
+		if err != nil {
+			_ = client.Close()
+			return
+		}
+		p.mu.Lock()
+		p.clients[client] = server
+		p.dials++
+		p.mu.Unlock()
+		var both sync.WaitGroup
+		both.Go(func() { p.copy(server, client, client); _ = server.Close() })
+		both.Go(func() { p.copy(client, server, client) })
+		both.Wait()
+		_ = client.Close()
+	})
+	return p, withAddress(t, dsn, p.address)
+}
+
+func (p *proxy) copy(to, from, client net.Conn) {
+	buf := make([]byte, 8192)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			if !p.isFrozen(client) {
+				_ = to.Close()
+			}
+			return
+		}
+		if p.isFrozen(client) {
+			continue
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func (p *proxy) isFrozen(client net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.frozen[client]
+}
+
+// freeze swallows everything on the connections that there are.
+func (p *proxy) freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.clients {
+		p.frozen[c] = true
+	}
+}
+
+func (p *proxy) dialed() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dials
+}
