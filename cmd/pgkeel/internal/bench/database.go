@@ -1,0 +1,99 @@
+package bench
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgkeel/pgkeel/pgtest"
+)
+
+const (
+	// connectTimeout bounds the first connection, the one that finds out
+	// whether the database is there at all.
+	connectTimeout = 10 * time.Second
+	// cleanUpTimeout bounds what is done after an interrupt.
+	cleanUpTimeout = 15 * time.Second
+)
+
+// database is where the scenarios run: a schema in the user's database, or in
+// a cluster of our own.
+type database struct {
+	dsn     string
+	schema  string
+	version string
+	cluster *pgtest.Cluster // nil on the user's database
+}
+
+// openDatabase makes the schema, in a new cluster if dsn is empty.
+func openDatabase(ctx context.Context, dsn string, progress io.Writer) (*database, error) {
+	d := &database{dsn: dsn, schema: "pgkeel_bench_" + strings.ToLower(rand.Text()[:10])}
+	if dsn == "" {
+		fmt.Fprintln(progress, "pgkeel bench: starting a PostgreSQL of its own (-dsn uses yours)")
+		cluster, err := pgtest.Start(ctx, pgtest.Options{Settings: map[string]string{
+			"autovacuum": "off", // it would run in somebody's turn
+		}})
+		if err != nil {
+			return nil, fmt.Errorf("no database: give one with -dsn, or install PostgreSQL: %w", err)
+		}
+		d.cluster, d.dsn = cluster, cluster.Primary().DSN("")
+	}
+	if err := d.admin(ctx, d.create); err != nil {
+		return nil, errors.Join(err, d.close(ctx))
+	}
+	return d, nil
+}
+
+func (d *database) create(ctx context.Context, conn *pgx.Conn, _ string) error {
+	d.version = conn.PgConn().ParameterStatus("server_version")
+	if _, err := conn.Exec(ctx, "create schema "+pgx.Identifier{d.schema}.Sanitize()); err != nil {
+		return fmt.Errorf("create schema %s, where the benchmark keeps its tables: %w", d.schema, err)
+	}
+	return nil
+}
+
+// admin runs fn on a connection of its own, which takes no part in the
+// measuring.
+func (d *database) admin(ctx context.Context, fn SetupFunc) error {
+	// The pool's parser, since a DSN for pools has keywords that a single
+	// connection would send to the server.
+	config, err := pgxpool.ParseConfig(d.dsn)
+	if err != nil {
+		return fmt.Errorf("-dsn: %w", err)
+	}
+	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(connecting, config.ConnConfig)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	return fn(ctx, conn, d.schema)
+}
+
+// close leaves nothing behind, also when ctx has ended.
+func (d *database) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+	defer cancel()
+	if d.cluster != nil {
+		return d.cluster.Close(ctx) // and the schema with it
+	}
+	if d.version == "" {
+		return nil // never connected, so nothing was made
+	}
+	err := d.admin(ctx, func(ctx context.Context, conn *pgx.Conn, schema string) error {
+		_, err := conn.Exec(ctx, "drop schema if exists "+pgx.Identifier{schema}.Sanitize()+" cascade")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("the schema %s may be left behind; drop it: %w", d.schema, err)
+	}
+	return nil
+}
