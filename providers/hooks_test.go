@@ -301,7 +301,7 @@ func TestHookInfo(t *testing.T) {
 		start := time.Now()
 		_, f := m.Start(ctx, providers.HookInfo{Event: providers.EventCopy, Name: "users", SQL: "copy", TenantID: "forged"})
 		f.SetPID(4711)
-		time.Sleep(3 * time.Second) // the bubble's clock: takes no time
+		<-time.After(3 * time.Second) // the bubble's clock: takes no time
 		f.End(12, io.EOF)
 
 		want := providers.HookInfo{

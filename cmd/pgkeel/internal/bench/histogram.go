@@ -32,7 +32,7 @@ func bucketOf(d time.Duration) int {
 		return int(n)
 	}
 	shift := bits.Len64(n) - subBits - 1
-	return min((shift+1)*subBuckets+int(n>>shift)-subBuckets, octaves*subBuckets-1)
+	return min((shift+1)*subBuckets+int(n>>shift)-subBuckets, octaves*subBuckets-1) //nolint:gosec // n>>shift is under 2*subBuckets
 }
 
 // upperBound is the longest latency of a bucket.
@@ -41,7 +41,7 @@ func upperBound(bucket int) time.Duration {
 		return time.Duration(bucket)
 	}
 	shift := bucket/subBuckets - 1
-	return time.Duration((uint64(bucket%subBuckets+subBuckets+1) << shift) - 1)
+	return time.Duration((uint64(bucket%subBuckets+subBuckets+1) << shift) - 1) //nolint:gosec // under 63 bits
 }
 
 func (h *histogram) add(other *histogram) {

@@ -49,7 +49,7 @@ func TestProgressOnATerminalStaysInItsLine(t *testing.T) {
 		var b bytes.Buffer
 		bar := &progress{out: &report{w: &b, live: true}, total: 1000}
 		for range 1000 {
-			time.Sleep(time.Millisecond) // of the fake clock
+			<-time.After(time.Millisecond) // of the fake clock
 			bar.add()
 		}
 		bar.finish()
