@@ -187,10 +187,12 @@ func (p *Pool) readyForNext(s *session) {
 	}
 }
 
-// adopt notes the configuration that the new connection works with, and has the
-// pool hear of its notifications without taking them from pgx's own queue.
+// adopt notes the configuration that the new connection works with, has a COPY
+// hear of errors, and has the pool hear of notifications without taking them from
+// pgx's own queue.
 func (p *Pool) adopt(conn *pgx.Conn, config *pgx.ConnConfig) {
 	conn.PgConn().CustomData()[configKey] = config
+	watchErrors(config)
 	if p.hooks == nil {
 		return
 	}

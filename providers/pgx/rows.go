@@ -232,15 +232,18 @@ func (r *rows) Abandon() {
 	r.finish(nil) // the end is as asked
 }
 
-// stop asks the server to stop, or closes the connection where that request
-// could be misdirected.
 func (r *rows) stop() {
-	conn := r.st.lease.conn()
-	if r.st.lease.s.pool.cfg.Profile == providers.ProfilePgBouncer {
+	r.st.lease.s.pool.stopServer(r.ctx, r.st.lease.conn())
+}
+
+// stopServer asks the server to stop, or closes the connection where that
+// request could be misdirected.
+func (p *Pool) stopServer(ctx context.Context, conn *pgx.Conn) {
+	if p.cfg.Profile == providers.ProfilePgBouncer {
 		_ = conn.Close(ended())
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), abandonTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
 	defer cancel()
 	if conn.PgConn().CancelRequest(ctx) != nil {
 		_ = conn.Close(ended())

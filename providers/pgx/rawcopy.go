@@ -1,0 +1,266 @@
+package pgx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+var (
+	_ providers.RawCopier = (*Pool)(nil)
+	_ providers.RawCopier = (*Conn)(nil)
+	_ providers.RawCopier = (*Tx)(nil)
+)
+
+// copyWay is the direction of a COPY.
+type copyWay struct{ preposition, stream, peer string }
+
+var (
+	copyIn  = copyWay{"from", "stdin", "reader"}
+	copyOut = copyWay{"to", "stdout", "writer"}
+)
+
+// check refuses a statement that is not one COPY that way. The driver would wait
+// for ever for data of one the other way, and run whatever else is in it.
+func (w copyWay) check(sql string, nothing bool) error {
+	fault := ""
+	switch {
+	case nothing:
+		fault = "the " + w.peer + " is nil"
+	case strings.ContainsRune(sql, 0):
+		fault = "the statement contains a NUL byte"
+	case !w.matches(sql):
+		fault = fmt.Sprintf("the statement must be a single COPY … %s %s", strings.ToUpper(w.preposition), strings.ToUpper(w.stream))
+	default:
+		return nil
+	}
+	return &notSentError{errors.New("pgkeel: copy: " + fault)}
+}
+
+func (w copyWay) matches(sql string) bool {
+	first, previous, found, over := "", "", false, false
+	for word, quoted := range words(sql) {
+		switch {
+		case quoted:
+			continue
+		case over:
+			return false // a second statement
+		case word == ";":
+			over = true
+			continue
+		case first == "":
+			first = word
+		}
+		found = found || previous == w.preposition && word == w.stream
+		previous = word
+	}
+	return first == "copy" && found
+}
+
+// streamError is an error of the caller's reader or writer that ended a COPY.
+type streamError struct {
+	way    copyWay
+	cause  error
+	server error
+}
+
+func (e *streamError) Error() string {
+	return fmt.Sprintf("pgkeel: copy: the %s failed (%s): %v", e.way.peer, e.Outcome(), e.cause)
+}
+
+// Unwrap returns the caller's own error, and what the server said to it.
+func (e *streamError) Unwrap() []error {
+	if e.server == nil {
+		return []error{e.cause}
+	}
+	return []error{e.cause, e.server}
+}
+
+// Outcome is what the server made of it. The cause may come from other work.
+func (e *streamError) Outcome() providers.Outcome { return providers.OutcomeOf(e.server) }
+
+// CopyFromReader runs a COPY … FROM STDIN with the data of r.
+func (p *Pool) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgconn.CommandTag, error) {
+	if err := copyIn.check(sql, r == nil); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	l, err := p.borrow(ctx, opCopy)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer l.release()
+	return p.copyIn(ctx, l.s, r, sql)
+}
+
+// CopyToWriter runs a COPY … TO STDOUT and writes its data to w.
+func (p *Pool) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.CommandTag, error) {
+	if err := copyOut.check(sql, w == nil); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	l, err := p.borrow(ctx, opCopy)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer l.release()
+	return p.copyOut(ctx, l.s, w, sql)
+}
+
+// CopyFromReader runs a COPY … FROM STDIN with the data of r.
+func (c *Conn) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgconn.CommandTag, error) {
+	if err := copyIn.check(sql, r == nil); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	if err := c.enter(); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer c.use.leave()
+	return c.pool().copyIn(ctx, c.lease.s, r, sql)
+}
+
+// CopyToWriter runs a COPY … TO STDOUT and writes its data to w.
+func (c *Conn) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.CommandTag, error) {
+	if err := copyOut.check(sql, w == nil); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	if err := c.enter(); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer c.use.leave()
+	return c.pool().copyOut(ctx, c.lease.s, w, sql)
+}
+
+// CopyFromReader runs a COPY … FROM STDIN with the data of r.
+func (t *Tx) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgconn.CommandTag, error) {
+	if err := copyIn.check(sql, r == nil); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	ctx, cancel, err := t.enterPlain(ctx, opCopy)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer t.statement(cancel, "", nil).end()
+	return t.root.pool.copyIn(ctx, t.root.lease.s, r, sql)
+}
+
+// CopyToWriter runs a COPY … TO STDOUT and writes its data to w.
+func (t *Tx) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.CommandTag, error) {
+	if err := copyOut.check(sql, w == nil); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	ctx, cancel, err := t.enterPlain(ctx, opCopy)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer t.statement(cancel, "", nil).end()
+	return t.root.pool.copyOut(ctx, t.root.lease.s, w, sql)
+}
+
+func (p *Pool) copyIn(ctx context.Context, s *session, r io.Reader, sql string) (tag pgconn.CommandTag, err error) {
+	ctx, f := p.startHook(ctx, providers.EventCopy, sql, s.pid)
+	if f != nil {
+		err = errPanicked // until the reader came back
+		defer func() { f.End(tag.RowsAffected(), err) }()
+	}
+	p.soil(s.conn, sql)
+	feed := newFeeder(ctx, r)
+	s.copying = feed
+	tag, err = s.conn.PgConn().CopyFrom(ctx, feed, sql)
+	s.copying = nil
+	if panicked := feed.end(); panicked != nil {
+		err = errPanicked
+		panic(panicked)
+	}
+	err = p.mapError(ctx, opCopy, err)
+	if failure := feed.failure(); failure != nil && err != nil {
+		err = &streamError{copyIn, failure, err}
+	}
+	return tag, err
+}
+
+func (p *Pool) copyOut(ctx context.Context, s *session, w io.Writer, sql string) (tag pgconn.CommandTag, err error) {
+	ctx, f := p.startHook(ctx, providers.EventCopy, sql, s.pid)
+	if f != nil {
+		err = errPanicked // until the writer came back
+		defer func() { f.End(tag.RowsAffected(), err) }()
+	}
+	p.soil(s.conn, sql)
+	out := &drain{w: w, stop: func() { p.stopServer(ctx, s.conn) }}
+	returned := false
+	defer func() {
+		if !returned { // the writer ended the goroutine in the middle of the driver
+			_ = s.conn.Close(ended())
+		}
+	}()
+	tag, err = s.conn.PgConn().CopyTo(ctx, out, sql)
+	returned = true
+	if out.err != nil && !isStopped(err) {
+		s.retire() // the request to stop could still hit the next statement
+	}
+	if out.panic != nil {
+		err = errPanicked
+		panic(out.panic)
+	}
+	err = p.mapError(ctx, opCopy, err)
+	if out.err != nil {
+		err = &streamError{copyOut, out.err, err}
+	}
+	return tag, err
+}
+
+// drain hands data to the caller's writer until that fails. From then on it has
+// the server stop and drops what still comes: an error returned to the driver
+// would cost the connection.
+type drain struct {
+	w     io.Writer
+	stop  func()
+	err   error
+	panic any
+}
+
+// Write never fails.
+func (d *drain) Write(data []byte) (int, error) {
+	if d.err == nil {
+		if d.err = d.write(data); d.err != nil {
+			d.stop()
+		}
+	}
+	return len(data), nil
+}
+
+func (d *drain) write(data []byte) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			d.panic, err = r, errPanicked
+		}
+	}()
+	n, err := d.w.Write(data)
+	if err == nil && n < len(data) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
+// heardError tells a COPY under way that the server refused its data.
+func (s *session) heardError() {
+	if s != nil && s.copying != nil {
+		s.copying.stop()
+	}
+}
+
+// watchErrors has a COPY hear of the server's error at once. The driver would
+// otherwise wait for a reader that blocks.
+func watchErrors(config *pgx.ConnConfig) {
+	decide := config.OnPgError
+	config.OnPgError = func(pg *pgconn.PgConn, err *pgconn.PgError) bool {
+		s, _ := pg.CustomData()[sessionKey].(*session)
+		s.heardError()
+		return decide == nil || decide(pg, err)
+	}
+}
