@@ -2,7 +2,8 @@ package pgkeel
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"reflect"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -77,17 +78,29 @@ func (q querier) QueryOne(ctx context.Context, dst any, sql string, args ...any)
 	if err != nil {
 		return err
 	}
-	return queryOne(ctx, q, target, sql, args)
+	// dst only changes once it is certain that this is the one row.
+	v := reflect.New(target.Type()).Elem()
+	if err := queryOne(ctx, q, v, sql, args); err != nil {
+		return err
+	}
+	target.Set(v)
+	return nil
 }
 
 // QueryAll reads every row of a query into dst, a pointer to a slice, which it
-// replaces; see [One] for the elements.
+// replaces; see [One] for the elements. After an error dst is left alone.
 func (q querier) QueryAll(ctx context.Context, dst any, sql string, args ...any) error {
 	target, err := sliceDestination(dst)
 	if err != nil {
 		return err
 	}
-	return queryAll(ctx, q, target, sql, args)
+	all := reflect.New(target.Type()).Elem()
+	all.Set(reflect.MakeSlice(target.Type(), 0, 0))
+	if err := queryAll(ctx, q, all, sql, args); err != nil {
+		return err
+	}
+	target.Set(all)
+	return nil
 }
 
 // QueryCount returns the integer that is the only column of a query's only
@@ -98,7 +111,7 @@ func (q querier) QueryCount(ctx context.Context, sql string, args ...any) (int64
 		return 0, err
 	}
 	if n == nil {
-		return 0, fmt.Errorf("pgkeel: QueryCount: the query returned NULL instead of a number")
+		return 0, errors.New("pgkeel: QueryCount: the query returned NULL instead of a number")
 	}
 	return *n, nil
 }

@@ -13,19 +13,20 @@ import (
 //
 // T is one of:
 //
-//   - a struct: each column goes to the field with that name in its db tag, or
-//     else to the field whose name is the column's without regard to case and
-//     underscores. Embedded structs count as part of the struct. A column
-//     "address.city" goes to the field City of the struct in the field Address;
-//     where that is a pointer it stays nil as long as all its columns are NULL.
-//     A column without a field is an error, a field without a column keeps its
-//     zero value, and the tag "-" hides a field;
+//   - a struct, or a pointer to one: each column goes to the field with that
+//     name in its db tag, or else to the field whose name is the column's
+//     without regard to case and underscores. Embedded structs count as part of
+//     the struct. A column "address.city" goes to the field City of the struct
+//     in the field Address; where that is a pointer it stays nil as long as all
+//     its columns are NULL. A column without a field is an error, as are two
+//     columns for one field; a field without a column keeps its zero value, and
+//     the tag "-" hides a field;
 //   - a map[string]any: every column under its name;
 //   - anything else that pgx can scan one column into: numbers, strings, time,
 //     sql.Null, slices for arrays, types of pgtype, a sql.Scanner.
 //
-// NULL fits a pointer, a sql.Null, a type of pgtype and a map; anywhere else it
-// is an error.
+// NULL fits a pointer, a slice, a sql.Null, a type of pgtype and a map; anywhere
+// else it is an error.
 func One[T any](ctx context.Context, q Querier, sql string, args ...any) (T, error) {
 	var v T
 	if err := queryOne(ctx, q, reflect.ValueOf(&v).Elem(), sql, args); err != nil {
