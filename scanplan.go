@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pgkeel/pgkeel/internal/rowfield"
 )
 
 // shape says what a type holds of a row.
@@ -198,74 +199,11 @@ func structPlan(t reflect.Type, fields []pgconn.FieldDescription) (*scanPlan, er
 	return plan, nil
 }
 
-// findColumn finds the field for a column: by the whole name, or else by its
-// parts between dots in nested structs.
+// findColumn finds the field for a column.
 func findColumn(t reflect.Type, column string) (columnPlan, error) {
-	if f, ok := findField(t, column); ok {
-		return plainColumn(t, f), nil
+	f, err := rowfield.Find(t, column)
+	if err != nil {
+		return columnPlan{}, fmt.Errorf("%w, or select fewer columns", err)
 	}
-	head, tail, dotted := strings.Cut(column, ".")
-	if f, ok := findField(t, head); dotted && ok {
-		nested := f.Type
-		if nested.Kind() == reflect.Pointer {
-			nested = nested.Elem()
-		}
-		if nested.Kind() == reflect.Struct {
-			c, err := findColumn(nested, tail)
-			if err != nil {
-				return c, err
-			}
-			outer := plainColumn(t, f)
-			c.index = slices.Concat(outer.index, c.index)
-			c.optional = c.optional || outer.optional || f.Type.Kind() == reflect.Pointer
-			return c, nil
-		}
-	}
-	return columnPlan{}, fmt.Errorf("pgkeel: column %q has no field in %s; add a field, tag one `db:%q`, or select fewer columns", column, t, column)
+	return columnPlan{index: f.Index, fieldType: f.Type, optional: f.Optional}, nil
 }
-
-func plainColumn(t reflect.Type, f reflect.StructField) columnPlan {
-	c := columnPlan{index: f.Index, fieldType: f.Type}
-	for i := 1; i < len(f.Index); i++ { // an embedded pointer on the way
-		c.optional = c.optional || t.FieldByIndex(f.Index[:i]).Type.Kind() == reflect.Pointer
-	}
-	return c
-}
-
-// findField finds the field for a name. A tag decides; a field without one has
-// the name of its identifier. Of several the outermost counts, as in Go.
-func findField(t reflect.Type, name string) (best reflect.StructField, found bool) {
-	bestTagged := false
-	for _, f := range reflect.VisibleFields(t) {
-		if !f.IsExported() || hidden(t, f) {
-			continue
-		}
-		tag, _, _ := strings.Cut(f.Tag.Get("db"), ",")
-		tagged := tag != ""
-		if tagged && tag != name || !tagged && foldName(f.Name) != foldName(name) {
-			continue
-		}
-		if !found || tagged && !bestTagged || tagged == bestTagged && len(f.Index) < len(best.Index) {
-			best, bestTagged, found = f, tagged, true
-		}
-	}
-	return best, found
-}
-
-// hidden reports whether a field, or a struct on the way to a promoted one, is
-// tagged "-", or not exported behind a pointer, which reflection cannot
-// allocate.
-func hidden(t reflect.Type, f reflect.StructField) bool {
-	if f.Tag.Get("db") == "-" {
-		return true
-	}
-	for i := 1; i < len(f.Index); i++ {
-		outer := t.FieldByIndex(f.Index[:i])
-		if outer.Tag.Get("db") == "-" || !outer.IsExported() && outer.Type.Kind() == reflect.Pointer {
-			return true
-		}
-	}
-	return false
-}
-
-func foldName(s string) string { return strings.ToLower(strings.ReplaceAll(s, "_", "")) }
