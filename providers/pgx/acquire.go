@@ -270,7 +270,7 @@ func (p *Pool) waitEnded(w *wait, cause error) error {
 	case errors.Is(cause, context.Canceled):
 		return &notSentError{&providers.TimeoutError{Operation: "acquire", Limit: limitCanceled, Err: cause, Context: cause}}
 	}
-	limit := limitContext
+	limit := limitOf(w.limited)
 	if errors.Is(why, errAcquireTimeout) {
 		limit = limitAcquire
 	}

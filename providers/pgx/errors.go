@@ -245,10 +245,14 @@ func wrapPG(err error) error {
 	return err
 }
 
-// limitOf names what ended the context.
+// limitOf names what ended the context. Whoever bounded it can say so by its
+// cause.
 func limitOf(ctx context.Context) string {
-	switch {
-	case errors.Is(context.Cause(ctx), errTxTimeout):
+	var named interface{ Limit() string }
+	switch cause := context.Cause(ctx); {
+	case errors.As(cause, &named):
+		return named.Limit()
+	case errors.Is(cause, errTxTimeout):
 		return limitTx
 	case errors.Is(ctx.Err(), context.Canceled):
 		return limitCanceled

@@ -44,6 +44,7 @@ func (t *Tx) rollbackExpired() {
 		return
 	}
 	t.undone = true
+	t.undoing.Store(true)
 	switch {
 	case t.large.Load():
 		// What works on large objects does not say when it uses the connection.

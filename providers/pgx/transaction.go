@@ -62,8 +62,10 @@ type Tx struct {
 	// large says that somebody has pgx's own access to large objects.
 	large atomic.Bool
 
-	// undone says that the transaction's limit rolled it back.
+	// undone says that the transaction's limit rolled it back, undoing the same
+	// to those who come meanwhile.
 	undone   bool
+	undoing  atomic.Bool
 	deadline time.Time
 	expired  atomic.Bool
 
@@ -133,14 +135,15 @@ func pgxTxOptions(o providers.TxOptions) pgx.TxOptions {
 func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.CancelFunc, error) {
 	r := t.root
 	if err := r.use.enter(); err != nil {
+		if r.undoing.Load() {
+			err = undoneByLimit(op) // what uses it is the rollback
+		}
 		return ctx, nil, err
 	}
 	if t.closed || r.closed || r.lease.lost() {
 		defer r.use.leave()
 		if r.undone || !r.closed && r.expired.Load() {
-			return ctx, nil, &providers.TxError{Result: providers.OutcomeRolledBack, Operation: op, Attempts: 1, Err: &providers.TimeoutError{
-				Operation: op, Limit: limitTx, Err: pgx.ErrTxClosed, Context: context.DeadlineExceeded,
-			}}
+			return ctx, nil, undoneByLimit(op)
 		}
 		return ctx, nil, pgx.ErrTxClosed
 	}
@@ -153,6 +156,14 @@ func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.Can
 	}
 	ctx, cancel := context.WithDeadlineCause(ctx, r.deadline, errTxTimeout)
 	return ctx, cancel, nil
+}
+
+// undoneByLimit is the error of an operation that comes after the transaction's
+// limit.
+func undoneByLimit(op string) error {
+	return &providers.TxError{Result: providers.OutcomeRolledBack, Operation: op, Attempts: 1, Err: &providers.TimeoutError{
+		Operation: op, Limit: limitTx, Err: pgx.ErrTxClosed, Context: context.DeadlineExceeded,
+	}}
 }
 
 // enterPlain begins a use for a statement that has no scope.
