@@ -13,7 +13,7 @@
 //
 // An interface here has no method that a provider could only answer with an
 // error. What not every provider can do is a separate small interface
-// ([Batcher], [Copier], [Unwrapper]) that a caller asserts.
+// ([Batcher], [Copier], [Listener], [Unwrapper]) that a caller asserts.
 //
 // # Concurrency
 //

@@ -39,7 +39,8 @@ const (
 	// EventSavepoint is the start, release or rollback of a savepoint; the
 	// info's Name is "savepoint", "release" or "rollback to".
 	EventSavepoint
-	// EventNotification is a NOTIFY that arrived on a pooled connection.
+	// EventNotification is a NOTIFY that arrived, on a pooled connection or on
+	// one for LISTEN.
 	EventNotification
 	// EventError follows every operation above that failed.
 	EventError

@@ -41,6 +41,7 @@
 //	savepoint.go    transactions inside of them
 //	batch.go        batches
 //	copy.go         COPY
+//	listen.go       connections for LISTEN
 //	tracer.go       pgx's tracers: pgkeel's and the user's
 //	errors.go       errors that say what fired
 package pgx

@@ -71,7 +71,10 @@ type connectFailure struct {
 func (e *connectFailure) Error() string { return e.text }
 func (e *connectFailure) Unwrap() error { return e.cause }
 
-func (p *Pool) redact(err error) error {
+func (p *Pool) redact(err error) error { return redact(err, p.cfg.DSN) }
+
+// redact takes the secrets of the DSN out of the error of an attempt to connect.
+func redact(err error, dsn string) error {
 	var connect *pgconn.ConnectError
 	if !errors.As(err, &connect) {
 		return err
@@ -80,7 +83,7 @@ func (p *Pool) redact(err error) error {
 	if pg := providers.NewPGError(cause); pg != nil {
 		cause = pg
 	}
-	return &connectFailure{text: providers.Redact(err.Error(), p.cfg.DSN), cause: cause}
+	return &connectFailure{text: providers.Redact(err.Error(), dsn), cause: cause}
 }
 
 // acquireError makes the error of an acquire say what it was.

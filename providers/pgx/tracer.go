@@ -154,6 +154,12 @@ func (t *tracer) TraceConnectStart(ctx context.Context, data pgx.TraceConnectSta
 
 // TraceConnectEnd frees the place and counts the result.
 func (t *tracer) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndData) {
+	c := t.connected(ctx, data)
+	c.firing.End(0, t.pool.dialed(data.Err, time.Since(c.start)))
+}
+
+// connected frees the place and adopts what came of the attempt.
+func (t *tracer) connected(ctx context.Context, data pgx.TraceConnectEndData) *connecting {
 	if t.connect != nil {
 		t.connect.TraceConnectEnd(ctx, data)
 	}
@@ -165,7 +171,7 @@ func (t *tracer) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndDa
 		t.pool.adopt(data.Conn, c.config)
 		c.firing.SetPID(data.Conn.PgConn().PID())
 	}
-	c.firing.End(0, t.pool.dialed(data.Err, time.Since(c.start)))
+	return c
 }
 
 // TraceAcquireStart begins the wait for a connection.
