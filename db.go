@@ -4,11 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/pgkeel/pgkeel/chain"
 	"github.com/pgkeel/pgkeel/providers"
@@ -22,6 +20,7 @@ type DB struct {
 	pool   providers.Pool
 	hooks  *providers.HookManager
 	layers []chain.Layer
+	sql    sqlHandle
 }
 
 var _ Querier = (*DB)(nil)
@@ -88,39 +87,43 @@ func (db *DB) Unwrap() *pgxpool.Pool {
 }
 
 // SQL returns a *sql.DB over the same pool, for libraries that want one. It
-// keeps no connections of its own. Closing it does not close the handle. With a
-// provider that is not built on pgx it is nil.
+// keeps no connections of its own, and is the same at each call until somebody
+// closes it, which does not close the handle; Close of the handle closes it as
+// well. With a provider that is not built on pgx it is nil.
 func (db *DB) SQL() *sql.DB {
 	pool := db.Unwrap()
 	if pool == nil {
 		return nil
 	}
-	return stdlib.OpenDBFromPool(pool)
+	return db.sql.get(pool)
 }
 
 // Close stops intake, waits for the connections in use until ctx ends, then
 // ends those by force and names their holders in a [*CloseError]. It may be
 // called twice.
-func (db *DB) Close(ctx context.Context) error { return db.pool.Close(ctx) }
+func (db *DB) Close(ctx context.Context) error {
+	db.sql.close()
+	return db.pool.Close(ctx)
+}
 
 func sendBatch(ctx context.Context, target any, b *pgx.Batch) pgx.BatchResults {
 	if b == nil {
-		return pgx.FailedBatchResults(&pgx.Batch{}, errors.New("pgkeel: SendBatch: the batch is nil; nothing was sent"))
+		return pgx.FailedBatchResults(&pgx.Batch{}, refusef("SendBatch: the batch is nil"))
 	}
 	batcher, ok := target.(providers.Batcher)
 	if !ok {
-		return pgx.FailedBatchResults(b, fmt.Errorf("pgkeel: SendBatch: %w by this provider; nothing was sent", errors.ErrUnsupported))
+		return pgx.FailedBatchResults(b, refusef("SendBatch: %w by this provider", errors.ErrUnsupported))
 	}
 	return batcher.SendBatch(ctx, b)
 }
 
 func copyFrom(ctx context.Context, target any, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
 	if src == nil {
-		return 0, errors.New("pgkeel: CopyFrom: the source is nil; nothing was sent")
+		return 0, refusef("CopyFrom: the source is nil")
 	}
 	copier, ok := target.(providers.Copier)
 	if !ok {
-		return 0, fmt.Errorf("pgkeel: CopyFrom: %w by this provider; nothing was sent", errors.ErrUnsupported)
+		return 0, refusef("CopyFrom: %w by this provider", errors.ErrUnsupported)
 	}
 	return copier.CopyFrom(ctx, table, columns, src)
 }

@@ -3,6 +3,8 @@ package pgkeel
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/pgkeel/pgkeel/chain"
 	"github.com/pgkeel/pgkeel/providers"
@@ -15,6 +17,7 @@ type settings struct {
 	provider string
 	layers   []chain.Layer
 	hooks    []providers.Hook
+	panics   *providers.PanicPolicy
 	faults   []error
 }
 
@@ -22,40 +25,70 @@ type settings struct {
 // (host=… user=…); what it leaves out, or all of it when it is empty, comes
 // from the PG* environment, as in libpq.
 //
-// Open reports every fault of the configuration at once, each a
-// [*ConfigError]. It opens InitialSize connections before it returns, and
+// Open reports every fault of the configuration at once: each is a
+// [*ConfigError] with the field and what to do, [ErrUnknownProvider], or what a
+// hook was refused with. It opens InitialSize connections before it returns, and
 // fails with the first error that it meets; with a size of 0 it connects on
 // first use.
 func Open(ctx context.Context, dsn string, options ...Option) (*DB, error) {
 	s := settings{config: providers.Config{DSN: dsn}, provider: pgxprovider.Name}
 	for _, option := range options {
 		if option == nil {
-			s.faults = append(s.faults, &providers.ConfigError{Field: "options", Problem: "one is nil; leave it out"})
+			s.fault("options", "one is nil; leave it out")
 			continue
 		}
 		option(&s)
 	}
-	hooks := s.hookManager()
-	if err := errors.Join(append(s.faults, s.config.Validate())...); err != nil {
-		return nil, err
-	}
-	pool, err := providers.Open(ctx, s.provider, s.config)
+	hooks, unregister := s.hookManager()
+	pool, err := s.open(ctx)
 	if err != nil {
+		unregister()
 		return nil, err
 	}
 	return newDB(pool, hooks, s.layers), nil
 }
 
-// hookManager gives the pool a manager in any case, so that hooks can also be
-// registered later.
-func (s *settings) hookManager() *providers.HookManager {
-	if s.config.Hooks == nil {
-		s.config.Hooks = &providers.HookManager{Logger: s.config.Logger}
+func (s *settings) fault(field, problem string) {
+	s.faults = append(s.faults, &providers.ConfigError{Field: field, Problem: problem})
+}
+
+func (s *settings) open(ctx context.Context) (providers.Pool, error) {
+	if names := providers.Names(); !slices.Contains(names, s.provider) {
+		s.faults = append(s.faults, fmt.Errorf("%w %q: registered are %q (import the provider's package)",
+			ErrUnknownProvider, s.provider, names))
 	}
+	if err := errors.Join(append(s.faults, s.config.Validate())...); err != nil {
+		return nil, err
+	}
+	return providers.Open(ctx, s.provider, s.config)
+}
+
+// hookManager gives the pool a manager in any case, so that hooks can also be
+// registered later. The function it returns takes back what it registered: the
+// manager can be one that outlives a failed Open.
+func (s *settings) hookManager() (*providers.HookManager, func()) {
+	m := s.config.Hooks
+	if m == nil {
+		m = &providers.HookManager{Logger: s.config.Logger}
+		s.config.Hooks = m
+	}
+	if s.panics != nil {
+		if *s.panics > providers.PropagatePanics {
+			s.fault("Hooks.Panics", fmt.Sprintf("%d is neither RecoverPanics nor PropagatePanics", *s.panics))
+		}
+		m.Panics = *s.panics
+	}
+	var registered []string
 	for _, h := range s.hooks {
-		if err := s.config.Hooks.Register(h); err != nil {
+		if err := m.Register(h); err != nil {
 			s.faults = append(s.faults, err)
+			continue
+		}
+		registered = append(registered, h.Name)
+	}
+	return m, func() {
+		for _, name := range registered {
+			m.Unregister(name)
 		}
 	}
-	return s.config.Hooks
 }

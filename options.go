@@ -3,11 +3,12 @@ package pgkeel
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/chain"
 	"github.com/pgkeel/pgkeel/resilience/timeout"
 )
 
@@ -15,13 +16,14 @@ import (
 type Option func(*settings)
 
 // WithConfig replaces the whole configuration but for the DSN, which it only
-// replaces when it has one itself. Options after it change it further.
+// replaces when it has one itself. Options after it change it further; those
+// before it that have no field in [Config] stay.
 func WithConfig(config Config) Option {
 	return func(s *settings) {
 		if config.DSN == "" {
 			config.DSN = s.config.DSN
 		}
-		s.config = config
+		s.config, s.panics = config, nil
 	}
 }
 
@@ -62,10 +64,16 @@ func WithStatementTimeout(d time.Duration) Option {
 
 // WithDeadlinePropagation sends what is left of a context's deadline to the
 // server with each statement, in the same flush, so that the server stops by
-// itself. A statement outside a transaction then runs over the extended
-// protocol, also without arguments, so it cannot hold several statements.
+// itself. A statement with a deadline then runs over the extended protocol, also
+// without arguments, so it cannot hold several statements.
 func WithDeadlinePropagation() Option {
-	return func(s *settings) { s.layers = append(s.layers, timeout.Layer()) }
+	return func(s *settings) { s.add(timeout.Layer()) }
+}
+
+// add puts a layer into the chain, once however often its option is given.
+func (s *settings) add(layer chain.Layer) {
+	same := func(other chain.Layer) bool { return other.Order == layer.Order }
+	s.layers = append(slices.DeleteFunc(s.layers, same), layer)
 }
 
 // WithKeepAlive sets TCP keepalive's idle time and interval. Default: 15
@@ -112,14 +120,9 @@ func WithHooks(hooks ...Hook) Option {
 // WithHookPanics says what becomes of a panic in a hook. Default:
 // [RecoverPanics].
 func WithHookPanics(policy PanicPolicy) Option {
-	return func(s *settings) {
-		if s.config.Hooks == nil {
-			s.config.Hooks = &providers.HookManager{}
-		}
-		s.config.Hooks.Panics = policy
-	}
+	return func(s *settings) { s.panics = &policy }
 }
 
-// WithLogger sets who hears of background failures, leaks and panics of hooks.
-// Default: slog.Default.
+// WithLogger sets who hears of background failures, leaks and panics of hooks. A
+// [HookManager] of your own has a Logger of its own. Default: slog.Default.
 func WithLogger(logger *slog.Logger) Option { return func(s *settings) { s.config.Logger = logger } }

@@ -23,7 +23,19 @@ const (
 )
 
 // errManaged refuses to end a transaction that somebody else ends.
-var errManaged = errors.New("pgkeel: RunTx ends this transaction itself: return nil to commit, an error to roll back")
+var errManaged = refusef("RunTx ends this transaction itself: return nil to commit, an error to roll back")
+
+// errFuncNil refuses to run nothing.
+var errFuncNil = refusef("the function is nil")
+
+// limitTx names the limit of a transaction's options to the provider, as the
+// cause of a context that it ended.
+type limitTx struct{}
+
+func (limitTx) Error() string { return "pgkeel: the transaction's timeout" }
+
+// Limit is the name that errors print.
+func (limitTx) Limit() string { return "transaction timeout" }
 
 // Tx is a transaction, or a savepoint inside one. It belongs to one goroutine
 // at a time, and its rows must be closed before its next statement.
@@ -42,7 +54,7 @@ type beginner interface {
 func begin(ctx context.Context, db *DB, on beginner, options []TxOptions) (Tx, error) {
 	opts, err := oneOptions(options)
 	if err != nil {
-		return Tx{}, err
+		return Tx{}, notSent{err}
 	}
 	tx, err := on.Begin(ctx, opts)
 	if err != nil {
@@ -92,7 +104,7 @@ func (db *DB) RunTx(ctx context.Context, fn func(ctx context.Context, tx Tx) err
 		return &TxError{Result: OutcomeNotSent, Operation: "options", Err: err}
 	}
 	if fn == nil {
-		return &TxError{Result: OutcomeNotSent, Operation: "options", Err: errors.New("pgkeel: RunTx: the function is nil")}
+		return &TxError{Result: OutcomeNotSent, Operation: "options", Err: errFuncNil}
 	}
 	if opts.MaxAttempts == 0 {
 		opts.MaxAttempts = defaultMaxAttempts
@@ -116,7 +128,7 @@ func (db *DB) RunTx(ctx context.Context, fn func(ctx context.Context, tx Tx) err
 func (db *DB) attempt(ctx context.Context, fn func(context.Context, Tx) error, opts TxOptions) error {
 	if opts.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, opts.Timeout)
+		ctx, cancel = context.WithTimeoutCause(ctx, opts.Timeout, limitTx{})
 		defer cancel()
 	}
 	tx, err := db.pool.Begin(ctx, opts)
@@ -137,12 +149,28 @@ func (db *DB) runIn(ctx context.Context, tx providers.Tx, fn func(context.Contex
 	err := fn(ctx, db.newTx(tx, true))
 	returned = true
 	if err == nil {
-		return tx.Commit(ctx)
+		return commit(ctx, tx)
 	}
 	if rollbackErr := tx.Rollback(ctx); rollbackErr != nil && !errors.Is(rollbackErr, pgx.ErrTxClosed) {
 		err = errors.Join(err, rollbackErr)
 	}
 	return &closureError{err}
+}
+
+// commit commits, or rolls back what it cannot commit.
+func commit(ctx context.Context, tx providers.Tx) error {
+	err := tx.Commit(ctx)
+	var told *TxError
+	if err == nil || errors.As(err, &told) {
+		return err
+	}
+	// The provider did not even try. Either fn left rows open, which a rollback
+	// ends, or it ended the transaction on its own, and only it knows how.
+	result := OutcomeRolledBack
+	if rollbackErr := tx.Rollback(ctx); rollbackErr != nil {
+		result, err = OutcomeUnknown, errors.Join(err, rollbackErr)
+	}
+	return &TxError{Result: result, Operation: "commit", Attempts: 1, Err: err}
 }
 
 // closureError marks the error of a closure, whose work was rolled back,
@@ -203,7 +231,7 @@ func (tx Tx) RunTx(ctx context.Context, fn func(ctx context.Context, tx Tx) erro
 // RunSavepoint is [Tx.RunTx] with a savepoint of that name.
 func (tx Tx) RunSavepoint(ctx context.Context, name string, fn func(ctx context.Context, tx Tx) error) error {
 	if fn == nil {
-		return errors.New("pgkeel: RunSavepoint: the function is nil")
+		return errFuncNil
 	}
 	sp, err := tx.tx.Savepoint(ctx, name)
 	if err != nil {

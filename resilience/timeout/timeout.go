@@ -33,8 +33,12 @@ func Layer() chain.Layer {
 }
 
 // millis rounds up to PostgreSQL's unit, since 0 would mean no limit, and down
-// to the most it takes.
+// to the most it takes. It divides first: what is left can be as long as a
+// duration gets.
 func millis(left time.Duration) string {
-	ms := int64((left + time.Millisecond - 1) / time.Millisecond)
+	ms := int64(left / time.Millisecond)
+	if left%time.Millisecond > 0 {
+		ms++
+	}
 	return strconv.FormatInt(min(max(ms, 1), math.MaxInt32), 10)
 }
