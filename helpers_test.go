@@ -48,7 +48,7 @@ func closeDB(t testing.TB, db *pgkeel.DB) {
 
 // one keeps the pool to a single connection, so that what a test leaves in it is
 // seen by what comes next.
-func one() pgkeel.Option { return pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: 1}) }
+func one() pgkeel.Option { return pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: 1, InitialSize: 1}) }
 
 // statements is what a DB, a Conn and a Tx have in common.
 type statements interface {
