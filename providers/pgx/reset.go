@@ -277,6 +277,7 @@ func (p *Pool) reset(ctx context.Context, conn *pgx.Conn, d dirt) error {
 		if err := conn.DeallocateAll(ctx); err != nil {
 			return err
 		}
+		forgetDescriptions(conn)
 	}
 	forgetNotifications(conn)
 	return p.prepareSession(ctx, conn)

@@ -1,0 +1,37 @@
+package pgkeel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// RunBatch runs a stream of statements and tells of each what became of it. It
+// is what package batch stands on; use that.
+func (db *DB) RunBatch(ctx context.Context, call *providers.BatchCall) error {
+	return runBatch(ctx, db.pool, call)
+}
+
+// RunBatch runs a stream of statements on this connection. See [DB.RunBatch].
+func (c *Conn) RunBatch(ctx context.Context, call *providers.BatchCall) error {
+	return runBatch(ctx, c.conn, call)
+}
+
+// RunBatch runs a stream of statements in this transaction. See [DB.RunBatch].
+func (tx Tx) RunBatch(ctx context.Context, call *providers.BatchCall) error {
+	return runBatch(ctx, tx.tx, call)
+}
+
+func runBatch(ctx context.Context, target any, call *providers.BatchCall) error {
+	runner, ok := target.(providers.BatchRunner)
+	if !ok {
+		call.Report.Fail(&providers.BatchError{
+			Operation: providers.BatchConnection, Result: providers.OutcomeNotSent,
+			Err: fmt.Errorf("pgkeel: RunBatch: %w by this provider; nothing was sent", errors.ErrUnsupported),
+		})
+		return call.Report.Err()
+	}
+	return runner.RunBatch(ctx, call)
+}

@@ -1,0 +1,304 @@
+package pgx
+
+import (
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// described is a statement as the server described it.
+type described struct {
+	sql string
+	sd  *pgconn.StatementDescription
+	// formats are those of its result's columns.
+	formats []int16
+	dirt    dirt
+	// err is why it could not be described ahead of its turn.
+	err error
+	// dropped says that it does not fit the schema any more.
+	dropped bool
+}
+
+// descriptions are the statements that batches have prepared, or described, on
+// one connection. The driver's own are out of reach for a pipeline.
+type descriptions struct {
+	named    bool
+	capacity int
+	bySQL    map[string]*described
+	// line has them in the order in which they came.
+	line []*described
+	made int
+	// stale are the names of those that the server may forget.
+	stale []string
+}
+
+const descriptionsKey = "pgkeel.batch"
+
+// descriptionsOf are those of a connection, or nil where nothing is described.
+func descriptionsOf(sn *session) *descriptions {
+	custom := sn.conn.PgConn().CustomData()
+	if d, ok := custom[descriptionsKey].(*descriptions); ok {
+		return d
+	}
+	d := &descriptions{bySQL: map[string]*described{}}
+	switch sn.config.DefaultQueryExecMode {
+	case pgx.QueryExecModeExec:
+		return nil
+	case pgx.QueryExecModeDescribeExec:
+		return d // for one batch only
+	case pgx.QueryExecModeCacheDescribe:
+		d.capacity = sn.config.DescriptionCacheCapacity
+	default:
+		d.named, d.capacity = true, sn.config.StatementCacheCapacity
+	}
+	custom[descriptionsKey] = d
+	return d
+}
+
+// forgetDescriptions drops them all: somebody deallocated what was prepared.
+func forgetDescriptions(conn *pgx.Conn) { delete(conn.PgConn().CustomData(), descriptionsKey) }
+
+// missing adds those that are not known, and returns them.
+func (d *descriptions) missing(chunk []*batchItem, classify func(string) dirt) []*described {
+	var missing []*described
+	for _, it := range chunk {
+		if it.refused != nil {
+			continue
+		}
+		known := d.bySQL[it.sql]
+		if known == nil {
+			known = &described{sql: it.sql, dirt: classify(it.sql)}
+			d.bySQL[it.sql] = known
+			missing = append(missing, known)
+		}
+		it.described = known
+	}
+	return missing
+}
+
+// drop forgets one.
+func (d *descriptions) drop(one *described) {
+	one.dropped = true
+	if d.bySQL[one.sql] != one {
+		return
+	}
+	delete(d.bySQL, one.sql)
+	if d.named && one.sd != nil {
+		d.stale = append(d.stale, one.sd.Name)
+	}
+}
+
+// evict forgets the oldest, but for those that a chunk needs, as far as there
+// are too many. Some in the line were dropped already.
+func (d *descriptions) evict(chunk []*batchItem) {
+	if len(d.bySQL) <= d.capacity {
+		return
+	}
+	needed := map[*described]bool{}
+	for _, it := range chunk {
+		needed[it.described] = true
+	}
+	kept := d.line[:0]
+	for _, one := range d.line {
+		switch {
+		case d.bySQL[one.sql] != one:
+		case needed[one] || len(d.bySQL) <= d.capacity:
+			kept = append(kept, one)
+		default:
+			d.drop(one)
+		}
+	}
+	clear(d.line[len(kept):])
+	d.line = kept
+}
+
+func (d *descriptions) name() string {
+	if !d.named {
+		return ""
+	}
+	d.made++
+	return "pgkeel_batch_" + strconv.Itoa(d.made)
+}
+
+// describe has the server describe the statements of a chunk that are not known
+// yet, all of them in one flush. One that cannot be described does not harm the
+// others: it is tried again when it is its turn, since a statement before it may
+// make what it needs.
+func (s *stream) describe(chunk []*batchItem) {
+	if s.known == nil || s.group != nil && s.group.failed {
+		return
+	}
+	missing := s.known.missing(chunk, s.pool.classifier.classify)
+	if len(missing) == 0 {
+		return
+	}
+	if g := s.group; g != nil && g.sent {
+		s.sync(g, false)
+	}
+	s.drain()
+	if s.lost || s.group != nil && s.group.failed {
+		for _, d := range missing {
+			s.known.drop(d)
+		}
+		return
+	}
+	s.known.evict(chunk)
+	if err := s.describeAll(missing); err != nil {
+		s.lose(err, nil)
+	}
+}
+
+// describeAll describes statements between two results of the stream. Its error
+// is that of the connection.
+func (s *stream) describeAll(missing []*described) error {
+	guarded := s.conn.PgConn().TxStatus() != 'I'
+	guard := func(verb string) {
+		if guarded {
+			s.pipe.SendQueryParams(verb+" "+prepareSavepoint, nil, nil, nil, nil)
+		}
+	}
+	stale := s.known.stale
+	s.known.stale = nil
+	for _, name := range stale {
+		s.pipe.SendDeallocate(name)
+	}
+	guard("savepoint")
+	names := make([]string, len(missing))
+	for i, d := range missing {
+		names[i] = s.known.name()
+		s.pipe.SendPrepare(names[i], d.sql, nil)
+		s.pipe.SendPipelineSync() // an error skips no more than itself
+		guard("rollback to savepoint")
+	}
+	guard("release savepoint")
+	s.pipe.SendPipelineSync()
+	if err := s.pipe.Flush(); err != nil {
+		return err
+	}
+	return s.readDescriptions(len(stale), missing, names, guarded)
+}
+
+func (s *stream) readDescriptions(stale int, missing []*described, names []string, guarded bool) error {
+	expect := stale
+	if guarded {
+		expect++
+	}
+	for i, d := range missing {
+		if err := s.skipResults(expect); err != nil {
+			return err
+		}
+		if err := s.readDescription(d, names[i]); err != nil {
+			return err
+		}
+		expect = 1 // the Sync
+		if guarded {
+			expect = 2 // and the way back
+		}
+	}
+	if guarded {
+		expect++ // the savepoint's release
+	}
+	return s.skipResults(expect + 1)
+}
+
+// skipResults reads results of which only an error is of interest.
+func (s *stream) skipResults(n int) error {
+	for range n {
+		answer, err := s.pipe.GetResults()
+		if rr, ok := answer.(*pgconn.ResultReader); ok && err == nil {
+			_, err = rr.Close()
+		}
+		switch {
+		case err != nil:
+			return err
+		case answer == nil:
+			return errProtocol
+		}
+	}
+	return nil
+}
+
+// readDescription reads one. An ordinary error of the server's stays with it.
+func (s *stream) readDescription(d *described, name string) error {
+	answer, err := s.pipe.GetResults()
+	if err != nil {
+		if !isAlive(err) {
+			return err
+		}
+		d.err = err
+		return nil
+	}
+	sd, ok := answer.(*pgconn.StatementDescription)
+	if !ok {
+		return errProtocol
+	}
+	sd.Name, sd.SQL = name, d.sql
+	d.sd, d.err = sd, nil
+	d.formats = make([]int16, len(sd.Fields))
+	for i, f := range sd.Fields {
+		d.formats[i] = s.conn.TypeMap().FormatCodeForOID(f.DataTypeOID)
+	}
+	s.known.line = append(s.known.line, d)
+	return nil
+}
+
+// describeNow describes a statement at its turn, when all before it have run. An
+// error is the statement's.
+func (s *stream) describeNow(it *batchItem) {
+	d := it.described
+	s.drain()
+	if s.lost || it.group.failed {
+		return
+	}
+	name := s.known.name()
+	s.pipe.SendPrepare(name, d.sql, nil)
+	alone := it.group.frame == frameSync
+	if alone {
+		s.pipe.SendPipelineSync()
+	} else {
+		s.pipe.SendFlushRequest()
+	}
+	err := s.pipe.Flush()
+	if err == nil {
+		err = s.readDescription(d, name)
+	}
+	if err == nil && alone {
+		err = s.skipResults(1)
+	}
+	switch {
+	case err != nil:
+		s.lose(err, nil)
+	case d.err != nil:
+		s.skipping = !alone
+		s.known.drop(d)
+		_, _, failure := s.deliver(flight{item: it, group: it.group}, nil, d.err)
+		s.failDescribed(it, failure)
+	default:
+		d.dropped = false
+		s.known.bySQL[d.sql] = d
+	}
+}
+
+func (s *stream) failDescribed(it *batchItem, failure error) {
+	mapped := s.mapped(it.described.err)
+	if failure != nil {
+		mapped = failure
+	}
+	s.fail(it, providers.BatchStatement, providers.OutcomeRolledBack, mapped)
+}
+
+// forget drops a statement's description if its error can be due to what was
+// described: the schema has changed since.
+func (s *stream) forget(it *batchItem, err error) {
+	if s.known == nil || it.described == nil {
+		return
+	}
+	switch pg := providers.NewPGError(err); {
+	case pg == nil || len(pg.Code) < 2:
+	case pg.Code[:2] == "0A" || pg.Code[:2] == "26" || pg.Code[:2] == "42" || pg.Code[:2] == "XX":
+		s.known.drop(it.described)
+	}
+}

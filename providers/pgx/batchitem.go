@@ -1,0 +1,279 @@
+package pgx
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// batchItem is one statement of a stream.
+type batchItem struct {
+	index int
+	// queued is as the caller wrote it; sql and args are what is sent.
+	queued *pgx.QueuedQuery
+	sql    string
+	args   []any
+	fn     func(pgx.BatchResults) error
+	// refused says why it cannot be sent.
+	refused   error
+	described *described
+	group     *group
+	// stale is how it failed without having run.
+	stale error
+}
+
+// itemBlock is how many items are allocated at once.
+const itemBlock = 64
+
+// read takes the next statements from the source: as many as fit into a window,
+// and whole groups if those do.
+func (s *stream) read() []*batchItem {
+	limit := s.call.MaxStatements
+	if n := s.call.Group; n > 1 && n <= limit {
+		limit = limit / n * n
+	}
+	var chunk []*batchItem
+	var block []batchItem
+	for size := 0; len(chunk) < limit && (size < s.call.MaxBytes || len(chunk) == 0); {
+		q := s.next()
+		if q == nil {
+			return chunk
+		}
+		if len(block) == cap(block) {
+			block = make([]batchItem, 0, min(itemBlock, limit-len(chunk)))
+		}
+		block = append(block, batchItem{index: len(s.report.States), queued: q})
+		it := &block[len(block)-1]
+		s.report.States = append(s.report.States, providers.BatchNotAttempted)
+		s.prepare(it)
+		size += sizeOf(it.args, 1) + len(it.sql)/4 // most are repeated, and go by a name
+		chunk = append(chunk, it)
+	}
+	s.peek() // whether these are the last decides how a group begins
+	return chunk
+}
+
+func (s *stream) next() *pgx.QueuedQuery {
+	s.peek()
+	q := s.peeked
+	s.peeked = nil
+	return q
+}
+
+func (s *stream) peek() {
+	if s.peeked != nil || s.exhausted {
+		return
+	}
+	s.peeked, s.sourceErr = s.call.Next()
+	if s.peeked == nil || s.sourceErr != nil {
+		s.peeked, s.exhausted = nil, true
+	}
+}
+
+// prepare makes of a queued statement what is sent.
+func (s *stream) prepare(it *batchItem) {
+	it.sql, it.args, it.fn = it.queued.SQL, it.queued.Arguments, it.queued.Fn
+	for len(it.args) > 0 && it.refused == nil {
+		switch option := it.args[0].(type) {
+		case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID:
+			it.refused = &notSentError{fmt.Errorf("pgkeel: %T cannot be given to a statement of a batch, as in pgx; "+
+				"leave the option out, or set it for the pool", option)}
+			continue
+		case pgx.QueryRewriter:
+			var err error
+			it.sql, it.args, err = option.RewriteQuery(s.ctx, s.conn, it.sql, it.args[1:])
+			if err != nil {
+				it.refused = &notSentError{fmt.Errorf("pgkeel: the arguments' rewriter: %w", err)}
+			}
+		}
+		break
+	}
+	switch {
+	case it.refused != nil:
+	case strings.IndexByte(it.sql, 0) >= 0:
+		it.refused = &notSentError{errors.New("pgkeel: the statement contains a NUL byte")}
+	case endsTx(it.sql):
+		it.refused = &notSentError{providers.ErrBatchControl}
+	}
+}
+
+// endsTx reports whether a statement begins or ends a transaction.
+func endsTx(sql string) bool {
+	first, second := firstWords(sql)
+	switch first {
+	case "begin", "commit", "end", "abort":
+		return true
+	case "start", "prepare":
+		return second == "transaction"
+	case "rollback":
+		return !hasWord(sql, "to")
+	}
+	return false
+}
+
+// needsBlock reports whether a statement is one that the server only takes, or
+// that only makes sense, in an explicit transaction.
+func needsBlock(sql string) bool {
+	switch first, _ := firstWords(sql); first {
+	case "savepoint", "release", "rollback", "set", "lock", "declare":
+		return true
+	}
+	return false
+}
+
+// firstWords are the first two words of a statement, behind its comments.
+func firstWords(sql string) (first, second string) {
+	for word, quoted := range words(sql) {
+		switch {
+		case quoted:
+		case first == "":
+			first = word
+		default:
+			return first, word
+		}
+	}
+	return first, ""
+}
+
+func hasWord(sql, wanted string) bool {
+	for word, quoted := range words(sql) {
+		if word == wanted && !quoted {
+			return true
+		}
+	}
+	return false
+}
+
+// smallArg is what an argument counts that is no text and no bytes.
+const smallArg = 16
+
+// sizeOf estimates how many bytes arguments take in memory and on the wire.
+// depth bounds how far it looks into what contains others.
+func sizeOf(args []any, depth int) int {
+	n := 0
+	for _, arg := range args {
+		switch v := arg.(type) {
+		case string:
+			n += smallArg + len(v)
+		case []byte:
+			n += smallArg + len(v)
+		case json.RawMessage:
+			n += smallArg + len(v)
+		case *string:
+			n += smallArg
+			if v != nil {
+				n += len(*v)
+			}
+		case nil, bool, int, int16, int32, int64, float32, float64:
+			n += smallArg
+		default:
+			n += sizeOfValue(reflect.ValueOf(arg), depth+2)
+		}
+	}
+	return n
+}
+
+func sizeOfValue(v reflect.Value, depth int) int {
+	switch v.Kind() {
+	case reflect.String:
+		return smallArg + v.Len()
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() && depth > 0 {
+			return smallArg + sizeOfValue(v.Elem(), depth-1)
+		}
+	case reflect.Slice, reflect.Array:
+		if v.Len() == 0 || depth == 0 {
+			break
+		}
+		switch v.Type().Elem().Kind() {
+		case reflect.String, reflect.Slice, reflect.Pointer, reflect.Interface, reflect.Struct, reflect.Map:
+			n := smallArg
+			for i := range v.Len() {
+				n += sizeOfValue(v.Index(i), depth-1)
+			}
+			return n
+		}
+		return smallArg + v.Len()*int(v.Type().Elem().Size())
+	case reflect.Struct:
+		n := smallArg
+		for i := 0; depth > 0 && i < v.NumField(); i++ {
+			n += sizeOfValue(v.Field(i), depth-1)
+		}
+		return n
+	case reflect.Map:
+		n := smallArg
+		for entries := v.MapRange(); depth > 0 && entries.Next(); {
+			n += sizeOfValue(entries.Key(), depth-1) + sizeOfValue(entries.Value(), depth-1)
+		}
+		return n
+	}
+	return smallArg
+}
+
+// itemResults are the results of one statement, as its callback gets them.
+type itemResults struct {
+	s    *stream
+	rr   *pgconn.ResultReader
+	err  error
+	read bool
+}
+
+var _ pgx.BatchResults = (*itemResults)(nil)
+
+var errItemRead = errors.New("pgkeel: the statement's one result was read already")
+
+// take hands out the result once.
+func (r *itemResults) take() error {
+	if r.read {
+		return errItemRead
+	}
+	r.read = true
+	return r.s.mapped(r.err)
+}
+
+// Exec reads the result as that of a statement without rows.
+func (r *itemResults) Exec() (pgconn.CommandTag, error) {
+	if err := r.take(); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	tag, err := r.rr.Close()
+	return tag, r.s.mapped(err)
+}
+
+// Query reads the result as rows.
+func (r *itemResults) Query() (pgx.Rows, error) {
+	rs := r.rows()
+	return rs, rs.Err()
+}
+
+// QueryRow reads the result as a row.
+func (r *itemResults) QueryRow() pgx.Row { return (*row)(r.rows()) }
+
+// rows makes rows of the result that occupy nothing themselves.
+func (r *itemResults) rows() *rows {
+	source := batchRows.Get().(*rowSource)
+	rs := source.next()
+	batchRows.Put(source)
+	rs.st, rs.ctx, rs.begun, rs.part = statement{lease: r.s.lease}, r.s.ctx, true, true
+	if err := r.take(); err != nil {
+		rs.Rows = failedRows(err)
+	} else {
+		rs.Rows = pgx.RowsFromResultReader(r.s.conn.TypeMap(), r.rr)
+	}
+	return rs
+}
+
+// Close does nothing: the results are closed behind the callback.
+func (r *itemResults) Close() error { return nil }
+
+// Tx is nil: the batch began no transaction that the caller could use.
+func (r *itemResults) Tx() pgx.Tx { return nil }
+
+func (s *stream) mapped(err error) error { return s.pool.mapError(s.ctx, opBatch, err) }
