@@ -65,8 +65,10 @@ func TestNestedRunTxFails(t *testing.T) {
 		is     error
 		text   string
 	}{
-		"nil":             {func(ctx context.Context, tx pgkeel.Tx) error { return tx.RunTx(ctx, nil) }, nil, "function is nil; nothing was sent"},
-		"a name too long": {func(ctx context.Context, tx pgkeel.Tx) error { return tx.RunSavepoint(ctx, strings.Repeat("n", 64), nop) }, nil, "at most 63"},
+		"nil": {func(ctx context.Context, tx pgkeel.Tx) error { return tx.RunTx(ctx, nil) }, nil, "function is nil; nothing was sent"},
+		"a name too long": {func(ctx context.Context, tx pgkeel.Tx) error {
+			return tx.RunSavepoint(ctx, strings.Repeat("n", 64), nop)
+		}, nil, "at most 63"},
 		"in use": {func(ctx context.Context, tx pgkeel.Tx) error {
 			rows, err := tx.Query(ctx, "select 1")
 			defer rows.Close()

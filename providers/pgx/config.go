@@ -134,12 +134,12 @@ func ceilMillis(d time.Duration) int64 {
 func (p *Pool) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	if p.cfg.AfterConnect != nil {
 		if err := p.cfg.AfterConnect(ctx, conn); err != nil {
-			return fmt.Errorf("AfterConnect: %w", err)
+			return fmt.Errorf("AfterConnect: %w", wrapPG(err))
 		}
 	}
 	for i, q := range p.cfg.Pool.WarmupQueries {
 		if _, err := conn.Exec(ctx, q); err != nil {
-			return fmt.Errorf("warm-up query %d: %w", i, err)
+			return fmt.Errorf("warm-up query %d: %w", i, wrapPG(err))
 		}
 	}
 	return nil

@@ -57,7 +57,11 @@ func (p *Pool) sendScoped(ctx context.Context, st statement, scope []providers.S
 	batch := &pgx.Batch{}
 	sql, args := settingsSQL(scope, stale)
 	batch.Queue(sql, args...)
-	batch.Queue(st.sql, st.args...)
+	text := st.sql
+	if text == "" {
+		text = " " // the same to the server; the driver panics over a batch with nothing
+	}
+	batch.Queue(text, st.args...)
 	before := st.lease.s.dirt
 	results := st.lease.conn().SendBatch(ctx, batch)
 	// The settings end by themselves, so what they did to the session is no

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package pgkeel_test
+
+func init() { shownElsewhere = append(shownElsewhere, "WithKeepAlive", "WithTCPUserTimeout") }
