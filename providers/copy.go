@@ -29,3 +29,11 @@ type RawCopier interface {
 	// data. A Write that blocks blocks the call.
 	CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.CommandTag, error)
 }
+
+// Interrupter is a source of rows whose Next may block. A provider calls
+// Interrupt, from another goroutine, when the server refuses the rows: Next
+// should then return false, or the caller learns of the refusal only when the
+// next row comes.
+type Interrupter interface {
+	Interrupt()
+}

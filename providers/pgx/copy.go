@@ -30,6 +30,11 @@ func (p *Pool) copyFrom(ctx context.Context, conn *pgx.Conn, table pgx.Identifie
 	}
 	guard := sources.Get().(*source)
 	guard.inner = src
+	if waiting, ok := src.(providers.Interrupter); ok {
+		s := sessionOf(conn)
+		s.copying = waiting.Interrupt
+		defer func() { s.copying = nil }()
+	}
 	n, err = conn.CopyFrom(ctx, table, columns, guard)
 	failure, panicked := guard.err, guard.panicked
 	*guard = source{}

@@ -122,3 +122,31 @@ func TestCopyFromIntoNothing(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// halting is a source that yields a row, and then waits to be interrupted.
+type halting struct {
+	faulty
+	interrupted chan struct{}
+}
+
+func (h *halting) Next() bool {
+	if h.rows--; h.rows >= 0 {
+		return true
+	}
+	<-h.interrupted
+	return false
+}
+
+func (h *halting) Interrupt() { close(h.interrupted) }
+
+func TestCopyFromInterruptsASourceThatWaits(t *testing.T) {
+	onEach(t, providers.Config{}, `create table t (n int check (n > 100000))`, func(t *testing.T, p *Pool, q runner) {
+		// So many rows that the server gets some of them before the end.
+		src := &halting{faulty{20_000, func(string) error { return nil }}, make(chan struct{})}
+		_, err := q.(copier).CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n"}, src)
+		var pg *providers.PGError
+		if !errors.As(err, &pg) || !pg.IsCheckViolation() || p.Stats().Connects != 1 {
+			t.Errorf("%v", err)
+		}
+	})
+}

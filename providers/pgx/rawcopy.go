@@ -170,7 +170,7 @@ func (p *Pool) copyIn(ctx context.Context, s *session, r io.Reader, sql string) 
 	}
 	p.soil(s.conn, sql)
 	feed := newFeeder(ctx, r)
-	s.copying = feed
+	s.copying = feed.stop
 	tag, err = s.conn.PgConn().CopyFrom(ctx, feed, sql)
 	s.copying = nil
 	if panicked := feed.end(); panicked != nil {
@@ -250,7 +250,7 @@ func (d *drain) write(data []byte) (err error) {
 // heardError tells a COPY under way that the server refused its data.
 func (s *session) heardError() {
 	if s != nil && s.copying != nil {
-		s.copying.stop()
+		s.copying()
 	}
 }
 

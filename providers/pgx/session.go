@@ -33,9 +33,9 @@ type session struct {
 	// pinging says that a ping decides about this connection. It changes while
 	// nothing else uses the connection.
 	pinging bool
-	// copying is what feeds the COPY under way; only the goroutine that holds
-	// the connection touches it.
-	copying *feeder
+	// copying interrupts what feeds the COPY under way; only the goroutine that
+	// holds the connection touches it. nil without one.
+	copying func()
 
 	mu sync.Mutex
 	// lease counts borrowings: a borrower whose number is not this one has
