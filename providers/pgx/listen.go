@@ -137,6 +137,9 @@ func (l *ListenConn) WaitForNotification(ctx context.Context) (*pgconn.Notificat
 	if ended := ctx.Err(); ended != nil && !l.conn.IsClosed() {
 		return nil, ended
 	}
+	if errors.Is(err, pgconn.ErrConnClosed) { // nothing was sent that it could be unsure of
+		err = &notSentError{fmt.Errorf("pgkeel: the connection for LISTEN was lost: %w", err)}
+	}
 	return nil, l.ended(context.Background(), "listen", err)
 }
 
@@ -165,6 +168,9 @@ func (l *ListenConn) Close(ctx context.Context) error {
 func (l *ListenConn) ended(ctx context.Context, op string, err error) error {
 	if l.conn.IsClosed() {
 		l.cut()
+		if l.pool.closing.Load() {
+			return errPoolClosed
+		}
 	}
 	return l.pool.mapError(ctx, op, err)
 }

@@ -1,0 +1,155 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+const (
+	// The pause before a look at records that wait for older transactions, and
+	// after a failure to read, grows between these.
+	followPauseMin = 10 * time.Millisecond
+	followPauseMax = 500 * time.Millisecond
+)
+
+// Follow yields the records of a channel behind a position: first those that are
+// there, then each as it is published, in order, each once, whatever becomes of
+// the connections meanwhile. It ends with the context or the listener, and its
+// last pair says how.
+//
+// The queries go through q, which is the handle (a transaction would see one
+// moment for ever), and the reader sets the pace: however slow, nothing is
+// dropped. Read failures that can pass, such as a server that is away, are
+// logged and tried again; others end the loop. To go on later, follow from the
+// Position of the last record dealt with. Who stores that in the transaction
+// that deals with the record does so exactly once.
+func (o Outbox) Follow(ctx context.Context, q providers.Querier, l *Listener, channel string, from Position) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		fail := func(at Position, err error) { yield(Record{Channel: channel, Position: at}, err) }
+		if err := o.Validate(); err != nil {
+			fail(from, err)
+			return
+		}
+		if l == nil {
+			fail(from, errors.New("pgkeel: Follow: the listener is nil"))
+			return
+		}
+		// Subscribed before the first look, so that nothing falls in between. One
+		// message is as good as many: all they say is to look again.
+		s, err := l.Subscribe(ctx, channel, Queue{Size: 1, Overflow: DropNewest})
+		if err != nil {
+			fail(from, err)
+			return
+		}
+		defer s.Close()
+		f := &follower{
+			Outbox: o, q: q, s: s, at: from, yield: yield,
+			settle: newBackoff(followPauseMin, followPauseMax), retry: newBackoff(followPauseMin, followPauseMax),
+		}
+		if err := f.follow(ctx); err != nil && !f.left {
+			fail(f.at, err)
+		}
+	}
+}
+
+// follower is a Follow under way.
+type follower struct {
+	Outbox
+
+	q     providers.Querier
+	s     *Subscription
+	at    Position
+	yield func(Record, error) bool
+	// left says that the loop was left, and must not be called again.
+	left          bool
+	settle, retry *backoff
+}
+
+func (f *follower) follow(ctx context.Context) error {
+	for {
+		unsettled, err := f.catchUp(ctx)
+		switch {
+		case f.left || f.over():
+			return f.s.Err()
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil && !canPass(err):
+			return err
+		case err != nil:
+			f.logger().Warn("pgkeel: an outbox cannot be read, and is tried again", "channel", f.s.Channel(), "error", err)
+			f.wait(ctx, f.retry.pause())
+		case unsettled:
+			f.wait(ctx, f.settle.pause())
+		default:
+			f.settle.next, f.retry.next = followPauseMin, followPauseMin
+			f.wait(ctx, off(f.PollInterval, DefaultOutboxPoll))
+		}
+	}
+}
+
+// over reports whether the subscription has ended.
+func (f *follower) over() bool { return f.s.Err() != nil }
+
+// catchUp yields all that is there, and reports whether records wait for older
+// transactions.
+func (f *follower) catchUp(ctx context.Context) (bool, error) {
+	for {
+		page, more, unsettled, err := f.page(ctx, f.q, f.s.Channel(), f.at)
+		if err != nil {
+			return false, err
+		}
+		for _, r := range page {
+			if f.over() {
+				return false, nil
+			}
+			if f.left = !f.yield(r, nil); f.left {
+				return false, nil
+			}
+			f.at = r.Position
+			f.settle.next = followPauseMin
+		}
+		if !more {
+			return unsettled, nil
+		}
+	}
+}
+
+// wait waits for an event of whatever kind, or for a time; 0 is for ever.
+func (f *follower) wait(ctx context.Context, atMost time.Duration) {
+	woken := false
+	for {
+		_, ok, err := f.s.q.take()
+		if err != nil {
+			return
+		}
+		if !ok {
+			break
+		}
+		woken = true // all that is there is one reason to look
+	}
+	if woken {
+		return
+	}
+	if atMost > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, atMost)
+		defer cancel()
+	}
+	_, _ = f.s.Next(ctx) // whichever way it ends: look
+}
+
+// canPass reports whether a failure to read may be over at the next attempt.
+func canPass(err error) bool {
+	if errors.Is(err, providers.ErrPoolClosed) {
+		return false
+	}
+	if pg := providers.NewPGError(err); pg != nil {
+		return pg.IsConnectionError() || pg.IsRetryable()
+	}
+	var config *providers.ConfigError
+	return !errors.As(err, &config)
+}

@@ -1,0 +1,425 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+func publish(t testing.TB, o Outbox, q providers.Querier, channel, payload string) {
+	t.Helper()
+	eventually(t, "published", func() bool { // after a failover the pool may hold an old connection
+		_, err := o.Publish(t.Context(), q, channel, payload)
+		return err == nil
+	})
+}
+
+// following is a Follow on a goroutine of its own.
+type following struct {
+	records chan Record
+	end     chan error
+	stop    context.CancelFunc
+}
+
+func follow(t testing.TB, o Outbox, q providers.Querier, l *Listener, channel string, from Position) *following {
+	if o.Logger == nil {
+		o.Logger = quiet()
+	}
+	f := &following{records: make(chan Record, 100_000), end: make(chan error, 1)}
+	var ctx context.Context
+	ctx, f.stop = context.WithCancel(t.Context())
+	t.Cleanup(f.stop)
+	go func() {
+		for r, err := range o.Follow(ctx, q, l, channel, from) {
+			if err != nil {
+				f.end <- err
+				return
+			}
+			f.records <- r
+		}
+		f.end <- nil
+	}()
+	return f
+}
+
+func (f *following) next(t testing.TB) Record {
+	t.Helper()
+	select {
+	case r := <-f.records:
+		return r
+	case err := <-f.end:
+		t.Fatalf("it ended: %v", err)
+	case <-time.After(patience):
+		t.Fatal("no record came")
+	}
+	panic("not reached")
+}
+
+func (f *following) want(t testing.TB, payload string) Record {
+	t.Helper()
+	r := f.next(t)
+	if r.Payload != payload {
+		t.Fatalf("got %+v, want %q", r, payload)
+	}
+	return r
+}
+
+func newOutbox(t testing.TB, p providers.Querier, o Outbox) Outbox {
+	t.Helper()
+	for range 2 { // the second time it is there
+		if err := o.Create(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return o
+}
+
+// None lost, none twice: across 100 kills of the listener's connection, with
+// senders that commit out of order, roll back and hold their transactions open.
+func TestOutboxLosesNothingAcross100Kills(t *testing.T) {
+	const kills, senders = 100, 4
+	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 16}})
+	o := newOutbox(t, p, Outbox{PageSize: 50})
+	l := listenOn(t, p, Options{RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond})
+	f := follow(t, o, p, l, "orders", Position{})
+
+	ctx, stop := context.WithCancel(t.Context())
+	var sending sync.WaitGroup
+	var counts [senders]int
+	for i := range senders {
+		sending.Go(func() {
+			for ctx.Err() == nil {
+				n, err := sendSome(t.Context(), p, o, i, counts[i])
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				counts[i] += n
+			}
+		})
+	}
+	for range kills {
+		before := l.Stats().Gaps
+		kill(t, p, l)
+		eventually(t, "it is back", func() bool { return l.Stats().Gaps > before })
+	}
+	stop()
+	sending.Wait()
+	publish(t, o, p, "orders", "end")
+
+	var got [senders]int
+	var last Position
+	for r := f.next(t); r.Payload != "end"; r = f.next(t) {
+		sender, n, _ := strings.Cut(r.Payload, ":")
+		i, _ := strconv.Atoi(sender)
+		if n != strconv.Itoa(got[i]) {
+			t.Fatalf("sender %d: %s instead of %d", i, n, got[i])
+		}
+		got[i]++
+		if r.XID < last.XID || r.XID == last.XID && r.ID <= last.ID {
+			t.Fatalf("%v came after %v", r.Position, last)
+		}
+		last = r.Position
+	}
+	if got != counts {
+		t.Errorf("got %v of %v", got, counts)
+	}
+	f.stop()
+	if err := <-f.end; !errors.Is(err, context.Canceled) {
+		t.Errorf("the reason is %v", err)
+	}
+	if len(f.records) > 0 {
+		t.Errorf("%d too many", len(f.records))
+	}
+	t.Logf("%v sent across %d gaps", counts, l.Stats().Gaps)
+}
+
+// sendSome sends a few messages in one transaction and returns how many, which
+// is none if it rolls back.
+func sendSome(ctx context.Context, p providers.Pool, o Outbox, sender, from int) (int, error) {
+	tx, err := p.Begin(ctx, providers.TxOptions{})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = tx.Rollback(ctx) }() // after a commit it does nothing
+	n := 1 + rand.IntN(3)
+	for i := range n {
+		if _, err := o.Publish(ctx, tx, "orders", fmt.Sprint(sender, ":", from+i)); err != nil {
+			return 0, err
+		}
+	}
+	<-time.After(rand.N(3 * time.Millisecond))
+	if rand.IntN(5) == 0 {
+		return 0, nil
+	}
+	return n, tx.Commit(ctx)
+}
+
+// A lower id commits after a higher one: who goes by ids alone loses it.
+func TestOutboxIDsThatCommitOutOfOrder(t *testing.T) {
+	p := openPool(t, providers.Config{})
+	o := newOutbox(t, p, Outbox{})
+	l := listenOn(t, p, Options{})
+	f := follow(t, o, p, l, "a", Position{})
+	for _, end := range []string{"commit", "rollback"} {
+		t.Run(end, func(t *testing.T) {
+			first := begin(t, p)
+			low, err := o.Publish(t.Context(), first, "a", "low")
+			if err != nil {
+				t.Fatal(err)
+			}
+			high, err := o.Publish(t.Context(), p, "a", "high")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if low >= high {
+				t.Fatalf("ids %d and %d", low, high)
+			}
+			page, _, unsettled, err := o.page(t.Context(), p, "a", Position{})
+			if err != nil || !unsettled || len(f.records) > 0 {
+				t.Errorf("delivered %d of %d, unsettled %v: %v", len(f.records), len(page), unsettled, err)
+			}
+			if end == "commit" {
+				commit(t, first)
+				f.want(t, "low")
+			} else if err := first.Rollback(t.Context()); err != nil { // of which no notification tells
+				t.Fatal(err)
+			}
+			if r := f.want(t, "high"); r.ID != high {
+				t.Errorf("got %+v", r)
+			}
+		})
+	}
+}
+
+func TestOutbox(t *testing.T) {
+	p := openPool(t, providers.Config{})
+	mustExec(t, p, `create schema "My Schema"`)
+	o := newOutbox(t, p, Outbox{Table: pgx.Identifier{"My Schema", `Out"box`}, PageSize: 2})
+	l := listenOn(t, p, Options{})
+	plain := subscribe(t, l, "a")
+
+	// In the caller's transaction, or not at all; however long.
+	tx := begin(t, p)
+	if _, err := o.Publish(t.Context(), tx, "a", "never"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("é", 100_000)
+	tx = begin(t, p)
+	for _, payload := range []string{"1", long, "", "4", "5"} {
+		if _, err := o.Publish(t.Context(), tx, "a", payload); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(t, tx)
+	wantMessage(t, plain, "") // one for all of them
+	publish(t, o, p, "b", "another channel's")
+
+	f := follow(t, o, p, l, "a", Position{})
+	for _, payload := range []string{"1", long, ""} {
+		f.want(t, payload)
+	}
+	four := f.want(t, "4")
+	f.want(t, "5")
+	if four.Channel != "a" || time.Since(four.Created) > time.Hour || four.XID == 0 {
+		t.Errorf("got %+v", four)
+	}
+	// From where it was, and from now on.
+	follow(t, o, p, l, "a", four.Position).want(t, "5")
+	end, err := o.End(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.PublishJSON(t.Context(), p, "a", map[string]int{"id": 6}); err != nil {
+		t.Fatal(err)
+	}
+	late := follow(t, o, p, l, "a", end)
+	late.want(t, `{"id":6}`)
+	f.want(t, `{"id":6}`)
+
+	if n, err := o.Purge(t.Context(), p, time.Hour); err != nil || n != 0 {
+		t.Errorf("purged %d: %v", n, err)
+	}
+	mustExec(t, p, `update "My Schema"."Out""box" set created_at = created_at - interval '2 hours' where payload = '4'`)
+	if n, err := o.Purge(t.Context(), p, time.Hour); err != nil || n != 1 {
+		t.Errorf("purged %d: %v", n, err)
+	}
+}
+
+// What no notification told of is found all the same.
+func TestOutboxIsPolled(t *testing.T) {
+	p := openPool(t, providers.Config{})
+	o := newOutbox(t, p, Outbox{PollInterval: 10 * time.Millisecond})
+	l := listenOn(t, p, Options{})
+	f := follow(t, o, p, l, "a", Position{})
+	for _, payload := range []string{"1", "2"} {
+		mustExec(t, p, `insert into pgkeel_outbox (channel, payload) values ('a', $1)`, payload)
+		f.want(t, payload)
+	}
+}
+
+func TestFollowEnds(t *testing.T) {
+	p := openPool(t, providers.Config{})
+	o := newOutbox(t, p, Outbox{})
+	t.Run("when the loop is left", func(t *testing.T) {
+		l := listenOn(t, p, Options{})
+		publish(t, o, p, "a", "1")
+		publish(t, o, p, "a", "2")
+		n := 0
+		for _, err := range o.Follow(t.Context(), p, l, "a", Position{}) {
+			if err != nil {
+				t.Error(err)
+			}
+			n++
+			break
+		}
+		if n != 1 || l.Stats().Subscribers != 0 {
+			t.Errorf("%d records, %d subscribers left", n, l.Stats().Subscribers)
+		}
+	})
+	t.Run("with its context, in the middle of a page", func(t *testing.T) {
+		l := listenOn(t, p, Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		n := 0
+		var last error
+		for r, err := range o.Follow(ctx, p, l, "a", Position{}) {
+			if last = err; err == nil {
+				n++
+				cancel()
+				eventually(t, "it is unsubscribed", func() bool { return l.Stats().Subscribers == 0 })
+			} else if r.Position == (Position{}) {
+				t.Error("the end does not say where it was")
+			}
+		}
+		if n != 1 || !errors.Is(last, context.Canceled) {
+			t.Errorf("%d records, then %v", n, last)
+		}
+	})
+	t.Run("with the listener", func(t *testing.T) {
+		l := listenOn(t, p, Options{})
+		f := follow(t, o, p, l, "quiet", Position{})
+		eventually(t, "it follows", func() bool { return l.Stats().Subscribers == 1 })
+		closeListener(t, l)
+		if err := <-f.end; !errors.Is(err, ErrClosed) {
+			t.Errorf("the reason is %v", err)
+		}
+		for _, err := range o.Follow(t.Context(), p, l, "a", Position{}) {
+			if !errors.Is(err, ErrClosed) {
+				t.Errorf("the reason is %v", err)
+			}
+		}
+		for _, err := range o.Follow(t.Context(), p, nil, "a", Position{}) {
+			if err == nil {
+				t.Error("without a listener")
+			}
+		}
+	})
+	t.Run("when there is no table", func(t *testing.T) {
+		l := listenOn(t, p, Options{})
+		f := follow(t, Outbox{Table: pgx.Identifier{"nowhere"}}, p, l, "a", Position{})
+		var pg *providers.PGError
+		if err := <-f.end; !errors.As(err, &pg) || pg.Code != "42P01" {
+			t.Errorf("the reason is %v", err)
+		}
+	})
+}
+
+// failing fails some queries as a server does that is away.
+type failing struct {
+	providers.Querier
+	failures atomic.Int32
+	err      error
+}
+
+func (f *failing) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if f.failures.Add(-1) >= 0 {
+		return nil, f.err
+	}
+	return f.Querier.Query(ctx, sql, args...)
+}
+
+func (f *failing) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := f.Query(ctx, sql, args...)
+	if err != nil {
+		return failedRow{err}
+	}
+	return providers.FirstRow(rows)
+}
+
+type failedRow struct{ error }
+
+func (r failedRow) Scan(...any) error { return r.error }
+
+func TestFollowGetsOverFailuresThatPass(t *testing.T) {
+	p := openPool(t, providers.Config{})
+	o := newOutbox(t, p, Outbox{})
+	l := listenOn(t, p, Options{})
+	publish(t, o, p, "a", "1")
+	for name, tc := range map[string]struct {
+		err    error
+		passes bool
+	}{
+		"unreachable":  {&providers.UnreachableError{Err: errBroken}, true},
+		"network":      {errBroken, true},
+		"pool closed":  {providers.ErrPoolClosed, false},
+		"config error": {configError("a", "b"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := &failing{Querier: p, err: tc.err}
+			q.failures.Store(3)
+			var log logBuffer
+			o := o
+			o.Logger = log.logger()
+			f := follow(t, o, q, l, "a", Position{})
+			if tc.passes {
+				f.want(t, "1")
+				if strings.Count(log.String(), "tried again") != 3 {
+					t.Error(log.String())
+				}
+			} else if err := <-f.end; !errors.Is(err, tc.err) {
+				t.Errorf("the reason is %v", err)
+			}
+		})
+	}
+	q := &failing{Querier: p, err: errBroken}
+	q.failures.Store(1)
+	if _, err := o.End(t.Context(), q); !errors.Is(err, errBroken) {
+		t.Errorf("the error is %v", err)
+	}
+	if (Outbox{}).logger() == nil {
+		t.Error("no logger")
+	}
+}
+
+// The followers' own connections are killed, too.
+func TestFollowSurvivesItsOwnConnections(t *testing.T) {
+	p := openPool(t, providers.Config{})
+	admin := openPool(t, providers.Config{DSN: p.Unwrap().Config().ConnString()})
+	o := newOutbox(t, p, Outbox{})
+	l := listenOn(t, p, Options{RetryMin: time.Millisecond, RetryMax: 5 * time.Millisecond})
+	f := follow(t, o, p, l, "a", Position{})
+	for i := range 20 {
+		mustExec(t, admin, `select pg_terminate_backend(pid) from pg_stat_activity
+			where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`)
+		if _, err := o.Publish(t.Context(), admin, "a", strconv.Itoa(i)); err != nil {
+			// It may have killed a connection of its own pool.
+			t.Fatal(err)
+		}
+		f.want(t, strconv.Itoa(i))
+	}
+}
