@@ -156,6 +156,9 @@ type Config struct {
 	// acquired connection or transaction. Default: off.
 	LeakAfter time.Duration
 
+	// Pipelining has concurrent callers share connections. Default: off.
+	Pipelining *Pipelining
+
 	// AfterConnect runs on each new connection, before the warm-up queries:
 	// the place to register types.
 	AfterConnect func(ctx context.Context, conn *pgx.Conn) error

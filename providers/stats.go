@@ -80,4 +80,6 @@ type PoolStats struct {
 	Resets, Reclaimed, Leaks int64
 	// HookPanics counts the panics of hooks that were recovered.
 	HookPanics int64
+	// Pipeline is about pipelined statements; nil when that is off.
+	Pipeline *PipelineStats
 }

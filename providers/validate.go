@@ -37,6 +37,7 @@ func (c Config) Validate() error {
 	f.pool(c.Pool)
 	f.profile(c)
 	f.durations(c)
+	f.pipelining(c)
 	f.addf(c.MaxDials < 0, "MaxDials", "%d is negative; leave it 0 for %d", c.MaxDials, DefaultMaxDials)
 	f.addf(c.SessionReset > ResetNever, "SessionReset", "%d is none of ResetDirty, ResetAlways, ResetNever", c.SessionReset)
 	return errors.Join(f...)

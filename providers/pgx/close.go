@@ -33,6 +33,7 @@ func (p *Pool) drain(ctx context.Context) error {
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
+		p.pipelined.close(ctx)
 		// It refuses new borrowers and closes idle connections at once.
 		p.pool.Close()
 	}()

@@ -65,8 +65,19 @@ var carried = map[string]struct {
 	"MaxDials":       {func(c *providers.Config) { c.MaxDials = 3 }, func(b built) any { return cap(b.p.dials) }},
 	"SessionReset":   {func(c *providers.Config) { c.SessionReset = providers.ResetNever }, func(b built) any { return b.p.resets }},
 	"LeakAfter":      {func(c *providers.Config) { c.LeakAfter = time.Second }, func(b built) any { return b.p.cfg.LeakAfter }},
+	"Pipelining": {
+		func(c *providers.Config) { c.Pipelining = &providers.Pipelining{MaxGroup: 7} },
+		func(b built) any {
+			if b.p.cfg.Pipelining == nil {
+				return nil
+			}
+			return pipelineOptions(*b.p.cfg.Pipelining, b.pc).MaxGroup
+		},
+	},
 	"AfterConnect": {
-		func(c *providers.Config) { c.AfterConnect = func(context.Context, *pgx.Conn) error { return errors.New("mine") } },
+		func(c *providers.Config) {
+			c.AfterConnect = func(context.Context, *pgx.Conn) error { return errors.New("mine") }
+		},
 		func(b built) any {
 			if b.p.cfg.AfterConnect == nil {
 				return nil

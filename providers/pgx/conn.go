@@ -40,12 +40,25 @@ func (c *Conn) enter() error {
 	return nil
 }
 
+func (c *Conn) statement(sql string, args []any) statement {
+	return statement{lease: c.lease, use: &c.use, sql: sql, args: args}
+}
+
+// scope adds what the context declares. In a transaction that counts for it all,
+// it declares nothing.
+func (c *Conn) scope(ctx context.Context, scope []providers.Setting) []providers.Setting {
+	if c.lease.conn().PgConn().TxStatus() != 'I' {
+		return scope
+	}
+	return declared(ctx, scope)
+}
+
 // Query runs sql and returns its rows. Close them before the next statement.
 func (c *Conn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	if err := c.enter(); err != nil {
 		return failedRows(err), err
 	}
-	return c.pool().query(ctx, c.rows.next(), statement{lease: c.lease, use: &c.use, sql: sql, args: args})
+	return c.pool().queryOn(ctx, c.rows.next(), c.statement(sql, args), c.scope(ctx, nil), nil)
 }
 
 // QueryRow runs sql and returns its first row. Scan it before the next
@@ -54,7 +67,8 @@ func (c *Conn) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if err := c.enter(); err != nil {
 		return failedRow(err)
 	}
-	return c.pool().queryRow(ctx, c.rows.next(), statement{lease: c.lease, use: &c.use, sql: sql, args: args})
+	rows, _ := c.pool().queryOn(ctx, c.rows.next(), c.statement(sql, args), c.scope(ctx, nil), nil)
+	return asRow(rows) // its error waits for Scan
 }
 
 // Exec runs sql.
@@ -62,8 +76,7 @@ func (c *Conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 	if err := c.enter(); err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	defer c.use.leave()
-	return c.pool().exec(ctx, c.lease.conn(), sql, args)
+	return c.pool().execOn(ctx, c.statement(sql, args), c.scope(ctx, nil), nil)
 }
 
 // Run executes a call with its scope.
@@ -71,7 +84,8 @@ func (c *Conn) Run(ctx context.Context, call *providers.Call) error {
 	if err := c.enter(); err != nil {
 		return err
 	}
-	return c.pool().run(ctx, statement{lease: c.lease, use: &c.use, sql: call.SQL, args: call.Args}, c.rows.next, call, nil)
+	call.Scope = c.scope(ctx, call.Scope)
+	return c.pool().run(ctx, c.statement(call.SQL, call.Args), c.rows.next, call, nil)
 }
 
 // Begin starts a transaction on this connection, which stays the borrower's

@@ -28,6 +28,7 @@ type Pool struct {
 	pingAfter      time.Duration
 	resets         bool
 
+	pipelined  *pipelined // nil without
 	gauges     gauges
 	waiting    waiting
 	classifier classifier
@@ -73,6 +74,7 @@ func Open(ctx context.Context, cfg providers.Config) (*Pool, error) {
 	if p.pool, err = pgxpool.NewWithConfig(withoutStartup(ctx), pc); err != nil {
 		return nil, err
 	}
+	p.pipelined = p.newPipelined()
 	p.background.Go(p.supervise)
 	p.background.Go(p.keepMinSize)
 	if err := p.warmUp(ctx); err != nil {
@@ -223,47 +225,70 @@ func (p *Pool) Acquire(ctx context.Context) (providers.Conn, error) {
 }
 
 // Query runs sql on a connection that comes back when the rows are closed or
-// read to their end.
+// read to their end, or on one that it shares.
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	l, err := p.borrow(ctx, opQuery)
-	if err != nil {
-		return failedRows(err), err
-	}
-	return p.query(ctx, l.newRows(), statement{lease: l, owned: true, sql: sql, args: args})
+	return p.queryIn(ctx, sql, args, nil)
 }
 
-// QueryRow runs sql on a connection that comes back when the row is scanned.
+// QueryRow runs sql on a connection that comes back when the row is scanned, or
+// on one that it shares.
 func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	l, err := p.borrow(ctx, opQuery)
-	if err != nil {
-		return failedRow(err)
-	}
-	return p.queryRow(ctx, l.newRows(), statement{lease: l, owned: true, sql: sql, args: args})
+	rows, _ := p.queryIn(ctx, sql, args, nil) // its error waits for Scan
+	return asRow(rows)
 }
 
 // Exec runs sql. Without arguments it may hold several statements, which pgx
 // sends over the simple protocol as one transaction.
 func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	l, err := p.borrow(ctx, opExec)
-	if err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	defer l.release()
-	return p.exec(ctx, l.conn(), sql, args)
+	return p.execIn(ctx, sql, args, nil)
 }
 
 // Run executes a call with its scope.
-func (p *Pool) Run(ctx context.Context, call *providers.Call) error {
-	op := opQuery
+func (p *Pool) Run(ctx context.Context, call *providers.Call) (err error) {
 	if call.Kind == providers.CallExec {
-		op = opExec
+		call.Tag, err = p.execIn(ctx, call.SQL, call.Args, call.Scope)
+	} else {
+		call.Rows, err = p.queryIn(ctx, call.SQL, call.Args, call.Scope)
 	}
-	l, err := p.borrow(ctx, op)
+	return err
+}
+
+// queryIn runs a statement with a scope.
+func (p *Pool) queryIn(ctx context.Context, sql string, args []any, scope []providers.Setting) (pgx.Rows, error) {
+	var firing *providers.Firing
+	if p.pipelined != nil {
+		var rows pgx.Rows
+		var err error
+		if rows, ctx, firing, err = p.pipelined.query(ctx, sql, args, scope); !isElsewhere(err) {
+			return rows, err
+		}
+	}
+	l, err := p.borrow(ctx, opQuery)
 	if err != nil {
-		return err
+		firing.End(0, err)
+		return failedRows(err), err
 	}
-	st := statement{lease: l, owned: true, sql: call.SQL, args: call.Args}
-	return p.run(ctx, st, l.newRows, call, nil)
+	st := statement{lease: l, owned: true, sql: sql, args: args, firing: firing}
+	return p.queryOn(ctx, l.newRows(), st, declared(ctx, scope), nil)
+}
+
+// execIn runs a statement without rows, with a scope.
+func (p *Pool) execIn(ctx context.Context, sql string, args []any, scope []providers.Setting) (pgconn.CommandTag, error) {
+	var firing *providers.Firing
+	if p.pipelined != nil {
+		var tag pgconn.CommandTag
+		var err error
+		if tag, ctx, firing, err = p.pipelined.exec(ctx, sql, args, scope); !isElsewhere(err) {
+			return tag, err
+		}
+	}
+	l, err := p.borrow(ctx, opExec)
+	if err != nil {
+		firing.End(0, err)
+		return pgconn.CommandTag{}, err
+	}
+	st := statement{lease: l, owned: true, sql: sql, args: args, firing: firing}
+	return p.execOn(ctx, st, declared(ctx, scope), nil)
 }
 
 // Begin starts a transaction on a connection of its own.
@@ -300,6 +325,7 @@ func (p *Pool) Unwrap() *pgxpool.Pool { return p.pool }
 // back. MinSize is restored at once.
 func (p *Pool) Reset() {
 	p.pool.Reset()
+	p.pipelined.reset()
 	p.nudge()
 }
 
@@ -313,7 +339,7 @@ func (p *Pool) Stats() providers.PoolStats {
 		Acquires: p.gauges.acquires.Load(), Waiters: waiters,
 		Connects: p.gauges.connects.Load(), ConnectErrors: p.gauges.connectErrors.Load(), Closed: p.gauges.closed.Load(),
 		Resets: p.gauges.resets.Load(), Reclaimed: p.gauges.reclaimed.Load(), Leaks: p.gauges.leaks.Load(),
-		HookPanics: p.hooks.RecoveredPanics(),
+		HookPanics: p.hooks.RecoveredPanics(), Pipeline: p.pipelined.stats(),
 	}
 	if waiters > 0 {
 		s.OldestWait = time.Since(since)

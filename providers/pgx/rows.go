@@ -33,7 +33,7 @@ type rows struct {
 
 func (r *rows) start(ctx context.Context, st statement) {
 	r.st = st
-	r.ctx, r.firing = st.lease.s.pool.startHook(ctx, providers.EventQuery, st.sql, st.lease.s.pid)
+	r.ctx, r.firing = st.lease.s.pool.observe(ctx, providers.EventQuery, st)
 }
 
 // failIfPanicking gives everything back when an argument of the application
@@ -166,6 +166,14 @@ func (r *rows) retry(err error) bool {
 
 // row is rows of which only the first is read.
 type row rows
+
+// asRow makes a row of the rows of this package.
+func asRow(r pgx.Rows) pgx.Row {
+	if r, ok := r.(*rows); ok {
+		return (*row)(r)
+	}
+	return providers.FirstRow(r) // pipelined, or refused
+}
 
 // Scan reads the first row into dest and gives the connection back. Without a
 // row the error is [pgx.ErrNoRows].

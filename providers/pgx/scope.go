@@ -34,7 +34,7 @@ func (p *Pool) queryScoped(ctx context.Context, r *rows, st statement, scope []p
 
 func (p *Pool) execScoped(ctx context.Context, st statement, scope []providers.Setting, stale []string) (tag pgconn.CommandTag, err error) {
 	conn := st.lease.conn()
-	ctx, f := p.startHook(ctx, providers.EventExec, st.sql, pidOf(conn))
+	ctx, f := p.observe(ctx, providers.EventExec, st)
 	if f != nil {
 		err = errPanicked // until the statement came back
 		defer func() { f.End(tag.RowsAffected(), err) }()
@@ -141,11 +141,8 @@ func (p *Pool) closeScope(ctx context.Context, conn *pgx.Conn, err error) error 
 
 // scopable refuses pgx's options for a single statement, which have no meaning
 // for one that travels behind others.
-func scopable(call *providers.Call) error {
-	if len(call.Scope) == 0 {
-		return nil
-	}
-	for _, arg := range call.Args {
+func scopable(args []any) error {
+	for _, arg := range args {
 		switch arg.(type) {
 		case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID:
 			return &notSentError{fmt.Errorf("pgkeel: %T cannot be given to a statement that has a scope "+
@@ -194,7 +191,7 @@ func (t *Tx) runScoped(ctx context.Context, st statement, call *providers.Call) 
 			r.touched = append(r.touched, s.Name)
 		}
 	}
-	if changesMeaning(call.Scope, before) && scopable(call) == nil {
+	if changesMeaning(call.Scope, before) && scopable(call.Args) == nil {
 		// A failure to prepare the statement would fail the transaction.
 		if err := r.pool.set(ctx, r.lease, call.Scope, stale); err != nil {
 			st.end()

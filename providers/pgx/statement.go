@@ -2,6 +2,7 @@ package pgx
 
 import (
 	"context"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -22,6 +23,8 @@ type statement struct {
 	cancel context.CancelFunc
 	sql    string
 	args   []any
+	// firing is there when hooks have seen the statement begin.
+	firing *providers.Firing
 }
 
 // end gives back what the statement occupied.
@@ -50,22 +53,17 @@ func (p *Pool) query(ctx context.Context, r *rows, st statement) (pgx.Rows, erro
 	return r, nil
 }
 
-// queryRow runs a statement and hands out its row.
-func (p *Pool) queryRow(ctx context.Context, r *rows, st statement) pgx.Row {
-	_, _ = p.query(ctx, r, st) // its error waits for Scan
-	return (*row)(r)
-}
-
 // exec runs a statement without rows.
-func (p *Pool) exec(ctx context.Context, conn *pgx.Conn, sql string, args []any) (tag pgconn.CommandTag, err error) {
-	ctx, f := p.startHook(ctx, providers.EventExec, sql, pidOf(conn))
+func (p *Pool) exec(ctx context.Context, st statement) (tag pgconn.CommandTag, err error) {
+	conn := st.lease.conn()
+	ctx, f := p.observe(ctx, providers.EventExec, st)
 	if f != nil {
 		err = errPanicked // until the statement came back
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
-	tag, err = conn.Exec(ctx, sql, args...)
-	if err != nil && isRepeatable(conn, err, sql) {
-		tag, err = conn.Exec(ctx, sql, args...)
+	tag, err = conn.Exec(ctx, st.sql, st.args...)
+	if err != nil && isRepeatable(conn, err, st.sql) {
+		tag, err = conn.Exec(ctx, st.sql, st.args...)
 	}
 	if err != nil {
 		err = p.mapError(ctx, opExec, err)
@@ -73,31 +71,61 @@ func (p *Pool) exec(ctx context.Context, conn *pgx.Conn, sql string, args []any)
 	return tag, err
 }
 
+// observe fires the Before hooks of a statement, unless they have seen it.
+func (p *Pool) observe(ctx context.Context, e providers.HookEvent, st statement) (context.Context, *providers.Firing) {
+	if st.firing == nil {
+		return p.startHook(ctx, e, st.sql, st.lease.s.pid)
+	}
+	st.firing.SetPID(st.lease.s.pid)
+	return ctx, st.firing
+}
+
 func pidOf(conn *pgx.Conn) uint32 { return conn.PgConn().PID() }
 
-// run executes a call. Without a scope it is an ordinary statement. With one,
-// the settings and the statement leave in one flush under one Sync: outside a
-// transaction that makes them one of their own, whose end undoes the settings.
-// A setting that fails takes the statement with it. The settings named in stale
-// go back to their defaults.
+// run executes a call on a connection. The settings named in stale go back to
+// their defaults.
 func (p *Pool) run(ctx context.Context, st statement, newRows func() *rows, call *providers.Call, stale []string) (err error) {
-	if err := scopable(call); err != nil {
-		st.end()
-		return err
-	}
-	if call.Kind == providers.CallQuery { // the rows end the statement
-		if len(call.Scope) == 0 {
-			call.Rows, err = p.query(ctx, newRows(), st)
-		} else {
-			call.Rows, err = p.queryScoped(ctx, newRows(), st, call.Scope, stale)
-		}
-		return err
-	}
-	defer st.end()
-	if len(call.Scope) == 0 {
-		call.Tag, err = p.exec(ctx, st.lease.conn(), st.sql, st.args)
+	if call.Kind == providers.CallExec {
+		call.Tag, err = p.execOn(ctx, st, call.Scope, stale)
 	} else {
-		call.Tag, err = p.execScoped(ctx, st, call.Scope, stale)
+		call.Rows, err = p.queryOn(ctx, newRows(), st, call.Scope, stale)
 	}
 	return err
+}
+
+// queryOn runs a statement on its connection. Without a scope it is an ordinary
+// one. With one, the settings and the statement leave in one flush under one
+// Sync: outside a transaction that makes them one of their own, whose end undoes
+// the settings. A setting that fails takes the statement with it.
+func (p *Pool) queryOn(ctx context.Context, r *rows, st statement, scope []providers.Setting, stale []string) (pgx.Rows, error) {
+	if len(scope) == 0 {
+		return p.query(ctx, r, st)
+	}
+	if err := scopable(st.args); err != nil {
+		st.firing.End(0, err)
+		st.end()
+		return failedRows(err), err
+	}
+	return p.queryScoped(ctx, r, st, scope, stale)
+}
+
+// execOn is queryOn for a statement without rows.
+func (p *Pool) execOn(ctx context.Context, st statement, scope []providers.Setting, stale []string) (pgconn.CommandTag, error) {
+	defer st.end()
+	if len(scope) == 0 {
+		return p.exec(ctx, st)
+	}
+	if err := scopable(st.args); err != nil {
+		st.firing.End(0, err)
+		return pgconn.CommandTag{}, err
+	}
+	return p.execScoped(ctx, st, scope, stale)
+}
+
+// declared adds to a scope what the context declares.
+func declared(ctx context.Context, scope []providers.Setting) []providers.Setting {
+	if !providers.IsReadOnly(ctx) {
+		return scope
+	}
+	return append(slices.Clip(scope), providers.Setting{Name: "transaction_read_only", Value: "on"})
 }

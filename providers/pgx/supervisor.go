@@ -85,6 +85,7 @@ func (p *Pool) supervise() {
 		case <-p.life.Done():
 			return
 		case now := <-ticker.C:
+			p.pipelined.tick(now)
 			p.watchBorrowers(now)
 			p.collectForgotten(now, &collected)
 		}

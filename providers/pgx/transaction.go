@@ -199,7 +199,8 @@ func (t *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if err != nil {
 		return failedRow(err)
 	}
-	return t.root.pool.queryRow(ctx, t.root.rows.next(), t.statement(cancel, sql, args))
+	rows, _ := t.root.pool.query(ctx, t.root.rows.next(), t.statement(cancel, sql, args))
+	return asRow(rows) // its error waits for Scan
 }
 
 // Exec runs sql.
@@ -208,8 +209,7 @@ func (t *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandT
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	defer t.statement(cancel, "", nil).end()
-	return t.root.pool.exec(ctx, t.root.lease.conn(), sql, args)
+	return t.root.pool.execOn(ctx, t.statement(cancel, sql, args), nil, nil)
 }
 
 // Run executes a call with its scope, which holds until the transaction's next

@@ -1,0 +1,348 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// conn is a connection that many callers share.
+//
+// It has two roles, each played by one goroutine at a time. The writer is the
+// caller who finds nobody writing: it sends what is in the queue, including what
+// others add meanwhile. The reader is a caller who is alone on the connection,
+// so that it costs no change of goroutine, and else the connection's own
+// goroutine. Sending and receiving go on at the same time.
+type conn struct {
+	engine   *Engine
+	session  *Session
+	readOnly bool
+
+	// load is the number of requests, queued or sent; headSince when the oldest
+	// unanswered segment became that, in nanoseconds of the engine's clock, or
+	// 0. Both can be read without the lock.
+	load      atomic.Int32
+	headSince atomic.Int64
+	// service is the moving average of a segment's time.
+	service atomic.Int64
+	// retired says that it takes no new requests.
+	retired atomic.Bool
+
+	mu       sync.Mutex
+	queue    []*request
+	inflight []*segment // the oldest first
+	free     []*segment
+	bytes    int
+	writing  bool
+	reading  bool
+	checking bool // a ping decides whether it is still alive
+	err      error
+	// prepared are the statements that this connection has, forget the names
+	// of those that it shall have no more.
+	prepared map[*statement]struct{}
+	forget   []string
+	born     time.Time
+	used     time.Time
+
+	out []byte // the writer's
+
+	// What follows is the reader's.
+
+	in       inbox
+	seg      *segment
+	lastDone time.Time
+	ended    []*request
+	lastTag  tagCache
+
+	// more wakes the reading goroutine.
+	more chan struct{}
+	dead chan struct{}
+}
+
+func newConn(e *Engine, s *Session, readOnly bool) *conn {
+	now := time.Now()
+	c := &conn{
+		engine: e, session: s, readOnly: readOnly, prepared: map[*statement]struct{}{},
+		born: now, used: now, more: make(chan struct{}, 1), dead: make(chan struct{}),
+	}
+	e.running.Go(c.readWhenTold)
+	return c
+}
+
+// submit queues a request and, unless somebody else is about to, sends it. It
+// reports false when the connection takes no more.
+func (c *conn) submit(r *request) bool {
+	c.mu.Lock()
+	if !c.takes(r) {
+		c.mu.Unlock()
+		return false
+	}
+	c.queue = append(c.queue, r)
+	c.bytes += r.size
+	c.load.Add(1)
+	lead := !c.writing
+	c.writing = true
+	c.mu.Unlock()
+	if lead {
+		c.write()
+	}
+	return true
+}
+
+// takes reports whether there is room for a request. The limit on bytes is what
+// keeps a flush from ever blocking: that much always fits into the socket's
+// buffer, so a server that does not read holds up nobody.
+func (c *conn) takes(r *request) bool {
+	if c.err != nil || c.retired.Load() || c.checking && r.kind != kindPing {
+		return false
+	}
+	o := &c.engine.opts
+	return int(c.load.Load()) < o.MaxInFlight && (c.bytes == 0 || c.bytes+r.size <= o.MaxRequestBytes)
+}
+
+// flushesByCaller is how often a caller flushes what others queued before it
+// may see to its own result.
+const flushesByCaller = 8
+
+// write sends the queue until it is empty. What was queued while a flush was
+// under way leaves with the next.
+func (c *conn) write() {
+	for n := 0; c.flush(); n++ {
+		if n == flushesByCaller {
+			c.engine.running.Go(c.writeOn)
+			return
+		}
+	}
+}
+
+// writeOn is write on a goroutine of its own.
+func (c *conn) writeOn() {
+	for c.flush() {
+	}
+}
+
+// flush sends the queue once. It reports false, and leaves the role of the
+// writer, when there is nothing to send.
+func (c *conn) flush() bool {
+	if c.load.Load() > 1 {
+		// Others that are about to ask get their turn first, and leave with this
+		// flush. Nothing waits for a time to pass, and a lone caller for nobody.
+		runtime.Gosched()
+	}
+	c.mu.Lock()
+	if len(c.queue) == 0 || c.err != nil {
+		c.writing = false
+		c.mu.Unlock()
+		return false
+	}
+	c.compose()
+	c.mu.Unlock()
+	if _, err := c.session.Conn.Write(c.out); err != nil {
+		c.fail(err)
+	}
+	c.engine.stats.flushes.Add(1)
+	c.engine.stats.bytesOut.Add(int64(len(c.out)))
+	return true
+}
+
+// compose turns the queue into segments and their bytes.
+func (c *conn) compose() {
+	now := time.Now()
+	out := c.out[:0]
+	queue := c.queue
+	for len(queue) > 0 {
+		n := c.groupOf(queue)
+		seg := c.newSegment()
+		seg.sent = now
+		for _, name := range c.forget {
+			out = appendForget(out, name)
+		}
+		c.forget = c.forget[:0]
+		for _, r := range queue[:n] {
+			out = c.append(out, seg, r)
+		}
+		out = appendSync(out)
+		if len(c.inflight) == 0 {
+			c.headSince.Store(c.engine.clock(now))
+		}
+		c.inflight = append(c.inflight, seg)
+		c.engine.stats.composed(n, len(c.inflight))
+		queue = queue[n:]
+	}
+	clear(c.queue)
+	c.queue, c.out = c.queue[:0], out
+}
+
+func (c *conn) newSegment() *segment {
+	if n := len(c.free); n > 0 {
+		seg := c.free[n-1]
+		c.free = c.free[:n-1]
+		return seg
+	}
+	return &segment{}
+}
+
+// await waits for the end of a request that was submitted. It returns the
+// context's error if that ends first; the request is then no longer the
+// caller's.
+func (c *conn) await(ctx context.Context, r *request) error {
+	c.mu.Lock()
+	if !r.done && !c.reading { // it is always being read once it failed
+		c.reading = true
+		if len(c.inflight) == 1 && c.load.Load() == 1 {
+			c.mu.Unlock()
+			return c.readAlone(ctx, r)
+		}
+		c.tellReader()
+	}
+	c.mu.Unlock()
+	return c.wait(ctx, r)
+}
+
+// wait waits for whoever reads.
+func (c *conn) wait(ctx context.Context, r *request) error {
+	if ctx.Done() == nil {
+		<-r.wake
+		return nil
+	}
+	select {
+	case <-r.wake:
+		return nil
+	case <-ctx.Done():
+		return c.giveUp(ctx, r)
+	}
+}
+
+// giveUp leaves a request to the connection, unless it has just ended. One that
+// was not sent yet never will be.
+func (c *conn) giveUp(ctx context.Context, r *request) error {
+	c.mu.Lock()
+	if r.done {
+		c.mu.Unlock()
+		<-r.wake // it is on its way
+		return nil
+	}
+	if i := slices.Index(c.queue, r); i >= 0 {
+		c.queue = slices.Delete(c.queue, i, i+1)
+		c.bytes -= r.size
+		c.load.Add(-1)
+		c.mu.Unlock()
+		r.recycle()
+		return &NotSentError{ctx.Err()}
+	}
+	r.abandoned = true
+	c.mu.Unlock()
+	c.engine.stats.abandoned.Add(1)
+	return ctx.Err()
+}
+
+// fail ends the connection. Whoever reads ends what is on it: nobody else may
+// touch the requests that answers are being read into.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	first, reader := c.err == nil, c.reading
+	if first {
+		c.err = err
+		c.retired.Store(true)
+	}
+	c.reading = true // for ever
+	c.mu.Unlock()
+	if first {
+		close(c.dead)
+		c.session.Close()
+		c.engine.lost(c)
+	}
+	if !reader {
+		c.abort()
+	}
+}
+
+// abort ends everything on a connection that failed. It is for the reader.
+func (c *conn) abort() {
+	c.mu.Lock()
+	ended := c.ended // answered before
+	for _, r := range c.queue {
+		ended = c.end(ended, r, moved, nil)
+	}
+	for _, seg := range c.inflight {
+		for _, o := range seg.ops {
+			if o.req != nil {
+				ended = c.end(ended, o.req, c.verdictOnLoss(o.req), c.err)
+			}
+		}
+	}
+	c.queue, c.inflight, c.ended = nil, nil, nil
+	c.load.Store(0)
+	c.mu.Unlock()
+	for _, r := range ended {
+		r.wake <- struct{}{}
+	}
+}
+
+// verdictOnLoss is what became of a request whose answer will not come.
+func (c *conn) verdictOnLoss(r *request) verdict {
+	if c.readOnly || r.kind != kindExec {
+		return moved // it can only have read
+	}
+	return lost
+}
+
+// end marks a request as ended and adds it to those whose caller must be woken.
+func (c *conn) end(ended []*request, r *request, v verdict, err error) []*request {
+	if r.abandoned {
+		r.recycle()
+		return ended
+	}
+	r.verdict, r.err, r.done = v, err, true
+	return append(ended, r)
+}
+
+var (
+	errRetired = errors.New("the connection was retired")
+	errClosed  = errors.New("the pipeline was closed")
+)
+
+// retire lets a connection finish what it has, and no more.
+func (c *conn) retire() {
+	c.retired.Store(true)
+	c.mu.Lock()
+	idle := c.load.Load() == 0
+	c.mu.Unlock()
+	if idle {
+		c.fail(errRetired)
+	}
+}
+
+// ping finds out whether a connection that was idle is still alive. Meanwhile it
+// takes nothing else. It reports whether the connection can be used.
+func (c *conn) ping(ctx context.Context) bool {
+	c.mu.Lock()
+	if c.load.Load() > 0 || c.checking {
+		c.mu.Unlock()
+		return false
+	}
+	c.checking = true
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, c.engine.opts.PingTimeout)
+	defer cancel()
+	r := requests.Get().(*request)
+	r.kind = kindPing
+	if !c.submit(r) {
+		r.recycle()
+		return false
+	}
+	if err := c.await(ctx, r); err != nil {
+		c.fail(err)
+		return false
+	}
+	ok := r.verdict == answered && r.err == nil
+	r.recycle()
+	c.mu.Lock()
+	c.checking = false
+	c.mu.Unlock()
+	return ok
+}

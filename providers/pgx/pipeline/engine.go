@@ -1,0 +1,453 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Session is a connection to the server that the engine has for itself.
+type Session struct {
+	// Conn is the socket, in the state between two statements.
+	Conn net.Conn
+	// PID is the server's process.
+	PID uint32
+	// Types are those that are registered for the connection.
+	Types *pgtype.Map
+	// StatementTimeout is the session's own, as set_config takes it.
+	StatementTimeout string
+	// RoundTrip is how long one took while connecting.
+	RoundTrip time.Duration
+	// Cancel asks the server to stop what the session does.
+	Cancel func(ctx context.Context) error
+	// Close ends the connection, also under somebody who uses it.
+	Close func()
+}
+
+// Options are the engine's limits. All must be set.
+type Options struct {
+	// Connections are those for whatever may write, ReadConnections those whose
+	// session is read-only. Each is opened when it is first of use.
+	Connections, ReadConnections int
+	// MaxInFlight is how many statements a connection has queued or unanswered.
+	MaxInFlight int
+	// MaxGroup is how many reads share a Sync.
+	MaxGroup int
+	// MaxRequestBytes is how many bytes of statements a connection has queued or
+	// unanswered. The socket's send buffer must hold them.
+	MaxRequestBytes int
+	// MaxResultBytes is how much of a read's result is kept.
+	MaxResultBytes int
+	// MaxStatements is how many statements are prepared.
+	MaxStatements int
+	// MaxLifetime and MaxIdleTime end a connection; PingAfter is how long an
+	// idle one is trusted, PingTimeout how long its answer may take.
+	MaxLifetime, MaxIdleTime, PingAfter, PingTimeout time.Duration
+	// Dial makes a session.
+	Dial func(ctx context.Context, readOnly bool) (*Session, error)
+	// Failed hears why a session could not be made, or was lost.
+	Failed func(err error)
+}
+
+// ErrElsewhere means that the statement should run on a connection of its own:
+// it does not fit, or none takes it now. Either it was not sent, or it was a
+// read, so that running it again is safe.
+var ErrElsewhere = errors.New("pipeline: to be run elsewhere")
+
+// NotSentError is the end of a context before its statement was sent.
+type NotSentError struct{ Cause error }
+
+func (e *NotSentError) Error() string { return e.Cause.Error() + "; nothing was sent" }
+
+// Unwrap returns the context's error.
+func (e *NotSentError) Unwrap() error { return e.Cause }
+
+// LostError means that the connection died after the statement was sent.
+type LostError struct{ Cause error }
+
+func (e *LostError) Error() string {
+	return "the connection was lost after the statement was sent: " + e.Cause.Error()
+}
+
+// Unwrap returns what ended the connection.
+func (e *LostError) Unwrap() error { return e.Cause }
+
+// TooLargeError means that a statement which may have written returned more
+// than is kept. It was not rolled back.
+type TooLargeError struct{ Limit int }
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("the statement succeeded, but returned more than the %d bytes that are kept of a pipelined result", e.Limit)
+}
+
+// Statement is what the engine is asked to run.
+type Statement struct {
+	SQL  string
+	Args []any
+	// ReadOnly runs it in a session that cannot write.
+	ReadOnly bool
+	// Settings are names and values in turns, in force for this statement only.
+	// None of them may change what names in the statement mean.
+	Settings []string
+}
+
+// Engine shares connections among concurrent callers. It is safe for
+// concurrent use.
+type Engine struct {
+	opts       Options
+	setters    [maxSettings + 1]*statement
+	statements statements
+	codecs     sync.Pool
+	types      atomic.Pointer[pgtype.Map]
+	began      time.Time
+	stats      stats
+
+	write, read []slot
+
+	life    context.Context //nolint:containedctx // the engine's own life
+	end     context.CancelFunc
+	closing atomic.Bool
+	// running is what Close waits for.
+	running sync.WaitGroup
+	// watching says that the watch goroutine is awake.
+	watching atomic.Bool
+	watchNow chan struct{}
+}
+
+// slot is the place of one connection.
+type slot struct {
+	conn      atomic.Pointer[conn]
+	opening   atomic.Bool
+	notBefore atomic.Int64
+	failures  atomic.Int32
+}
+
+// New makes an engine. It connects when it is first used.
+func New(o Options) *Engine {
+	e := &Engine{
+		opts: o, setters: setters(), statements: statements{bound: o.MaxStatements}, began: time.Now(),
+		write: make([]slot, o.Connections), read: make([]slot, o.ReadConnections),
+		watchNow: make(chan struct{}, 1),
+	}
+	e.life, e.end = context.WithCancel(context.Background())
+	e.running.Go(e.watch)
+	return e
+}
+
+// clock is a time as a number that can be compared without a lock; never 0.
+func (e *Engine) clock(t time.Time) int64 { return int64(t.Sub(e.began)) + 1 }
+
+// Knows reports whether a statement was run before.
+func (e *Engine) Knows(sql string) bool { return e.statements.get(sql) != nil }
+
+// tries bounds how often a statement that was skipped is sent again.
+const tries = 3
+
+// Do runs a statement and returns its result, which must be released. An error
+// of the server is part of the result.
+func (e *Engine) Do(ctx context.Context, st Statement) (*Result, error) {
+	if len(st.Settings) > 2*maxSettings {
+		return nil, ErrElsewhere
+	}
+	for try := range tries {
+		r, err := e.try(ctx, st, try > 0)
+		if err != nil {
+			return nil, err
+		}
+		if r == nil || r.verdict == skipped {
+			e.stats.again.Add(1)
+			continue
+		}
+		return e.result(r, st)
+	}
+	return nil, ErrElsewhere
+}
+
+// result makes a result of a request that ended.
+func (e *Engine) result(r *request, st Statement) (*Result, error) {
+	switch {
+	case r.verdict == moved:
+		r.recycle()
+		e.stats.moved.Add(1)
+		return nil, ErrElsewhere
+	case r.verdict == lost:
+		err := &LostError{r.err}
+		r.recycle()
+		return nil, err
+	case r.overflow && st.ReadOnly:
+		r.recycle()
+		e.stats.large.Add(1)
+		return nil, ErrElsewhere
+	case r.overflow && r.err == nil:
+		r.recycle()
+		return nil, &TooLargeError{e.opts.MaxResultBytes * writeFactor}
+	}
+	return &Result{request: r, engine: e, codec: e.codec()}, nil
+}
+
+// try sends a statement once. It returns nil where the statement first had to
+// be described, and that was in vain.
+func (e *Engine) try(ctx context.Context, st Statement, solo bool) (*request, error) {
+	s := e.statements.get(st.SQL)
+	if s != nil && (s.large.Load() || s.isSlow(e.slowLimit())) {
+		e.stats.slow.Add(1)
+		return nil, ErrElsewhere
+	}
+	now := time.Now()
+	c := e.pick(ctx, st.ReadOnly, now)
+	if c == nil {
+		e.stats.full.Add(1)
+		return nil, ErrElsewhere
+	}
+	if s == nil {
+		var err error
+		if s, err = e.describe(ctx, c, st.SQL); s == nil || err != nil {
+			return nil, err
+		}
+	}
+	r := requests.Get().(*request)
+	r.kind, r.statement, r.readOnly, r.solo = kindExec, s, st.ReadOnly, solo
+	if err := e.encode(r, s, st.Args); err != nil {
+		r.recycle()
+		return nil, err
+	}
+	e.limit(ctx, r, st.Settings, now)
+	return e.send(ctx, c, r)
+}
+
+// send submits a request and waits for its end.
+func (e *Engine) send(ctx context.Context, c *conn, r *request) (*request, error) {
+	if !c.submit(r) {
+		r.recycle()
+		e.stats.full.Add(1)
+		return nil, ErrElsewhere
+	}
+	e.wakeWatch()
+	if err := c.await(ctx, r); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// slowLimit is the service time from which on a statement has a connection for
+// itself.
+func (e *Engine) slowLimit() time.Duration {
+	return slowAfter + time.Duration(e.stats.roundTrip.Load())
+}
+
+// slowAfter is how long a statement may take, the round trip left out.
+const slowAfter = 2 * time.Millisecond
+
+// encode makes the bytes of a request.
+func (e *Engine) encode(r *request, s *statement, args []any) error {
+	if len(args) != len(s.paramOIDs) {
+		return &NotSentError{fmt.Errorf("expected %d arguments, got %d", len(s.paramOIDs), len(args))}
+	}
+	c := e.codec()
+	defer e.codecs.Put(c)
+	var err error
+	if r.bind, err = c.encode(r.bind[:0], s, args); err != nil {
+		return err
+	}
+	r.size = len(r.bind)
+	if r.size > e.opts.MaxRequestBytes {
+		return ErrElsewhere
+	}
+	return nil
+}
+
+// limit writes the settings and what is left of the deadline on a request.
+func (e *Engine) limit(ctx context.Context, r *request, settings []string, now time.Time) {
+	if deadline, ok := ctx.Deadline(); ok {
+		r.timeout = limitFor(deadline.Sub(now))
+	}
+	if len(settings) == 2 && settings[0] == statementTimeout {
+		r.timeout = cmp.Or(r.timeout, settings[1]) // not worth a segment of its own
+		return
+	}
+	r.settings = settings
+	for i := 0; i < len(settings); i += 2 {
+		if settings[i] == statementTimeout {
+			r.timeout = settings[i+1]
+			return
+		}
+	}
+}
+
+// codec is one that nobody else uses.
+func (e *Engine) codec() *codec {
+	if c, ok := e.codecs.Get().(*codec); ok {
+		return c
+	}
+	return &codec{types: e.types.Load().Copy()}
+}
+
+// describe has a connection prepare a statement and learns what it takes and
+// returns. Without an error it may return nil: then nothing is known.
+func (e *Engine) describe(ctx context.Context, c *conn, sql string) (*statement, error) {
+	r := requests.Get().(*request)
+	s := &statement{sql: sql, name: e.statements.name()}
+	r.kind, r.statement, r.size = kindDescribe, s, len(sql)
+	e.limit(ctx, r, nil, time.Now())
+	if r.size > e.opts.MaxRequestBytes {
+		r.recycle()
+		return nil, ErrElsewhere
+	}
+	r, err := e.send(ctx, c, r)
+	switch {
+	case err != nil:
+		return nil, err
+	case r.verdict != answered:
+		r.recycle()
+		return nil, nil
+	case r.err != nil:
+		// A statement that cannot be prepared is the other path's to explain.
+		r.recycle()
+		return nil, ErrElsewhere
+	}
+	s.fields = r.fields
+	r.recycle()
+	e.chooseFormats(s)
+	c.mu.Lock()
+	c.prepared[s] = struct{}{}
+	c.mu.Unlock()
+	for _, old := range e.statements.put(s) {
+		e.forget(old)
+	}
+	return s, nil
+}
+
+// chooseFormats asks for each column in the format that the driver would take.
+func (e *Engine) chooseFormats(s *statement) {
+	if len(s.fields) == 0 {
+		return
+	}
+	codec := e.codec()
+	defer e.codecs.Put(codec)
+	uniform := true
+	s.formats = make([]int16, len(s.fields))
+	for i := range s.fields {
+		s.formats[i] = codec.types.FormatCodeForOID(s.fields[i].DataTypeOID)
+		s.fields[i].Format = s.formats[i]
+		uniform = uniform && s.formats[i] == s.formats[0]
+	}
+	if uniform {
+		// Fits any number of columns, should the table get one more.
+		s.formats = s.formats[:1]
+	}
+}
+
+// replace forgets a statement that no longer fits, everywhere.
+func (e *Engine) replace(s *statement) {
+	if e.statements.drop(s) {
+		e.forget(s)
+	}
+}
+
+// forget has every connection forget a statement.
+func (e *Engine) forget(s *statement) {
+	for c := range e.conns {
+		c.mu.Lock()
+		if _, known := c.prepared[s]; known {
+			c.forgets(s)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// conns are the connections that there are.
+func (e *Engine) conns(yield func(*conn) bool) {
+	for _, set := range [][]slot{e.write, e.read} {
+		for i := range set {
+			if c := set[i].conn.Load(); c != nil && !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+// lost takes a connection out of its slot.
+func (e *Engine) lost(c *conn) {
+	for _, set := range [][]slot{e.write, e.read} {
+		for i := range set {
+			set[i].conn.CompareAndSwap(c, nil)
+		}
+	}
+	if !errors.Is(c.err, errRetired) && !errors.Is(c.err, errClosed) {
+		e.stats.lost.Add(1)
+		if e.opts.Failed != nil {
+			e.opts.Failed(c.err)
+		}
+	}
+}
+
+// open makes the connection of a slot in the background.
+func (e *Engine) open(s *slot, readOnly bool) {
+	if e.closing.Load() || time.Now().UnixNano() < s.notBefore.Load() || !s.opening.CompareAndSwap(false, true) {
+		return
+	}
+	e.running.Go(func() {
+		defer s.opening.Store(false)
+		session, err := e.opts.Dial(e.life, readOnly)
+		if err != nil {
+			pause := min(openPause<<min(s.failures.Add(1), 10), maxOpenPause)
+			s.notBefore.Store(time.Now().Add(pause/2 + rand.N(pause/2)).UnixNano()) //nolint:gosec // jitter needs no secrecy
+			if e.opts.Failed != nil && e.life.Err() == nil {
+				e.opts.Failed(err)
+			}
+			return
+		}
+		s.failures.Store(0)
+		e.stats.roundTrip.Store(int64(session.RoundTrip))
+		e.types.Store(session.Types)
+		c := newConn(e, session, readOnly)
+		s.conn.Store(c)
+		if e.closing.Load() {
+			c.retire()
+		}
+	})
+}
+
+// The pause after a failed attempt to connect doubles between these.
+const (
+	openPause    = 50 * time.Millisecond
+	maxOpenPause = 10 * time.Second
+)
+
+// Reset replaces every connection, once it has nothing under way.
+func (e *Engine) Reset() {
+	for c := range e.conns {
+		c.retire()
+	}
+}
+
+// Close takes no more statements, waits for those under way until ctx ends, and
+// closes every connection. It reports whether all ended by themselves.
+func (e *Engine) Close(ctx context.Context) bool {
+	e.closing.Store(true)
+	e.end()
+	e.Reset()
+	done := make(chan struct{})
+	go func() {
+		e.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+	}
+	for c := range e.conns {
+		c.fail(errClosed)
+	}
+	<-done
+	return false
+}

@@ -1,0 +1,176 @@
+package pipeline
+
+import (
+	"context"
+	"time"
+)
+
+// pick chooses a connection: one that is idle, else the least loaded of those
+// that are not held up. It opens further ones when all are busy.
+func (e *Engine) pick(ctx context.Context, readOnly bool, now time.Time) *conn {
+	if e.closing.Load() {
+		return nil
+	}
+	set := e.write
+	if readOnly {
+		set = e.read
+	}
+	var best *conn
+	var least int32
+	var empty *slot
+	for i := range set {
+		c := set[i].conn.Load()
+		if c == nil || c.retired.Load() {
+			if empty == nil {
+				empty = &set[i]
+			}
+			continue
+		}
+		load := c.load.Load()
+		if load == 0 {
+			if c.idleFor(now) < e.opts.PingAfter || c.ping(ctx) {
+				return c
+			}
+			continue
+		}
+		if (best == nil || load < least) && !c.isHeldUp(now) {
+			best, least = c, load
+		}
+	}
+	if empty != nil && empty.conn.Load() == nil {
+		e.open(empty, readOnly)
+	}
+	return best
+}
+
+func (c *conn) idleFor(now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return now.Sub(c.used)
+}
+
+// A connection is held up when what it is working on takes this long, and
+// several times as long as usual.
+const (
+	heldUpAfter  = 2 * time.Millisecond
+	heldUpFactor = 4
+)
+
+// isHeldUp reports whether something slow is at the head of the line.
+func (c *conn) isHeldUp(now time.Time) bool {
+	since := c.headSince.Load()
+	if since == 0 {
+		return false
+	}
+	usual := time.Duration(c.service.Load())
+	held := time.Duration(c.engine.clock(now) - since)
+	return held > max(heldUpAfter, heldUpFactor*usual)
+}
+
+// watchEvery is how often the connections are looked at while they work.
+const watchEvery = 5 * time.Millisecond
+
+// wakeWatch wakes the watch goroutine, which rests when nothing is under way.
+func (e *Engine) wakeWatch() {
+	if e.watching.Load() || e.watching.Swap(true) {
+		return
+	}
+	select {
+	case e.watchNow <- struct{}{}:
+	default:
+	}
+}
+
+// watch looks after connections that are held up, until the engine closes.
+func (e *Engine) watch() {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		if !e.watching.Load() {
+			select {
+			case <-e.watchNow:
+			case <-e.life.Done():
+			}
+		}
+		select {
+		case <-ticker.C:
+		case <-e.life.Done():
+			return
+		}
+		e.watching.Store(false) // a statement that comes from here on says so
+		now := time.Now()
+		for c := range e.conns {
+			if c.load.Load() == 0 {
+				continue
+			}
+			e.watching.Store(true)
+			if c.isHeldUp(now) {
+				c.relieve(now)
+			}
+		}
+	}
+}
+
+// orphanAfter is how long the server goes on with what nobody waits for.
+const orphanAfter = time.Second
+
+// relieve moves the reads that wait behind something slow elsewhere. The server
+// may still run them; nobody reads that result. A connection that works only
+// for callers who gave up is closed, and the server asked to stop: nobody
+// else's statement can be hit.
+func (c *conn) relieve(now time.Time) {
+	c.engine.stats.heldUp.Add(1)
+	orphaned := c.engine.clock(now)-c.headSince.Load() > int64(orphanAfter)
+	var ended []*request
+	c.mu.Lock()
+	for i, seg := range c.inflight {
+		for j := range seg.ops {
+			r := seg.ops[j].req
+			if r == nil {
+				continue
+			}
+			orphaned = orphaned && r.abandoned
+			// The reader may be writing into those at the head.
+			if i > 0 && c.readOnly && !r.abandoned && r.kind == kindExec {
+				seg.ops[j].req = nil
+				ended = c.end(ended, r, moved, nil)
+				c.load.Add(-1)
+			}
+		}
+	}
+	orphaned = orphaned && len(c.queue) == 0 && len(c.inflight) > 0
+	if orphaned {
+		c.retired.Store(true)
+	}
+	c.mu.Unlock()
+	for _, r := range ended {
+		r.wake <- struct{}{}
+	}
+	if orphaned {
+		c.engine.running.Go(c.stop)
+	}
+}
+
+// stopTimeout bounds the request to stop the server's work.
+const stopTimeout = 2 * time.Second
+
+// stop asks the server to stop and closes the connection.
+func (c *conn) stop() {
+	ctx, cancel := context.WithTimeout(c.engine.life, stopTimeout)
+	defer cancel()
+	_ = c.session.Cancel(ctx) // at the worst the server notices when it answers
+	c.fail(errRetired)
+}
+
+// Tick ends connections that are old or idle for long. It is called now and
+// then.
+func (e *Engine) Tick(now time.Time) {
+	for c := range e.conns {
+		c.mu.Lock()
+		idle := now.Sub(c.used)
+		c.mu.Unlock()
+		if now.Sub(c.born) > e.opts.MaxLifetime || c.load.Load() == 0 && idle > e.opts.MaxIdleTime {
+			c.retire()
+		}
+	}
+}

@@ -1,0 +1,441 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// tellReader has the connection's goroutine read.
+func (c *conn) tellReader() {
+	select {
+	case c.more <- struct{}{}:
+	default:
+	}
+}
+
+// readWhenTold is the connection's goroutine. It rests while nothing is under
+// way, or a caller reads by itself.
+func (c *conn) readWhenTold() {
+	for {
+		select {
+		case <-c.more:
+			c.readOrAbort(context.Background(), nil)
+		case <-c.dead:
+			select {
+			case <-c.more: // it was told, and nobody else reads
+				c.abort()
+			default:
+			}
+			return
+		}
+	}
+}
+
+// readOrAbort reads, and on an error ends the connection. It reports false when
+// ctx ended first, in which case the role of the reader is still the caller's.
+func (c *conn) readOrAbort(ctx context.Context, own *request) bool {
+	for {
+		err := c.read(own)
+		switch {
+		case err == nil:
+			return true
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			c.fail(err)
+			c.abort()
+			return true
+		case ctx.Err() != nil:
+			return false
+		}
+		// The end of another caller's context interrupted this Read. That caller
+		// is about to lift it.
+		runtime.Gosched()
+	}
+}
+
+// readAlone reads for the only request on the connection, on its caller's
+// goroutine. What others send meanwhile is read as well, until the caller has
+// its own result and leaves the rest to the connection's goroutine.
+func (c *conn) readAlone(ctx context.Context, r *request) error {
+	lift := c.interruptAt(ctx)
+	finished := c.readOrAbort(ctx, r)
+	lift()
+	if finished {
+		<-r.wake
+		return nil
+	}
+	c.mu.Lock()
+	failed := c.err != nil
+	if !failed {
+		c.tellReader() // the answer, when it comes, is for the goroutine
+	}
+	c.mu.Unlock()
+	if failed {
+		c.abort()
+	}
+	return c.giveUp(ctx, r)
+}
+
+// interruptAt has the end of the context interrupt a Read. What it returns lifts
+// that again.
+func (c *conn) interruptAt(ctx context.Context) func() {
+	if ctx.Done() == nil {
+		return func() {}
+	}
+	conn, set := c.session.Conn, make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = conn.SetReadDeadline(time.Unix(1, 0))
+		close(set)
+	})
+	return func() {
+		if !stop() {
+			<-set
+			_ = conn.SetReadDeadline(time.Time{})
+		}
+	}
+}
+
+// read takes in answers until own has its result, or, for the connection's
+// goroutine, until nothing is under way. It leaves the role of the reader,
+// except with an error.
+func (c *conn) read(own *request) error {
+	for {
+		if err := c.takeIn(); err != nil {
+			return err
+		}
+		c.wakeEnded()
+		if left, err := c.leaveReading(own); left || err != nil {
+			return err
+		}
+		if err := c.in.fill(c.session.Conn); err != nil {
+			return err
+		}
+	}
+}
+
+// leaveReading ends the role of the reader, or hands it on.
+func (c *conn) leaveReading(own *request) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil:
+		return false, c.err
+	case own != nil && !own.done:
+		return false, nil
+	}
+	// What is queued will be sent by a writer who may not read.
+	c.reading = len(c.inflight)+len(c.queue) > 0
+	if own == nil {
+		return !c.reading, nil
+	}
+	if c.reading {
+		c.tellReader()
+	}
+	return true, nil
+}
+
+// wakeEnded wakes the callers whose requests ended.
+func (c *conn) wakeEnded() {
+	for i, r := range c.ended {
+		c.ended[i] = nil
+		r.wake <- struct{}{}
+	}
+	c.ended = c.ended[:0]
+}
+
+// takeIn handles every whole message that has arrived.
+func (c *conn) takeIn() error {
+	for {
+		kind, body, ok, err := c.in.next(c.wantsRow)
+		if err != nil || !ok {
+			return err
+		}
+		if c.seg == nil {
+			if c.seg, err = c.head(kind, body); err != nil {
+				return err
+			}
+			if c.seg == nil {
+				continue
+			}
+		}
+		if err := c.handle(kind, body); err != nil {
+			return err
+		}
+	}
+}
+
+// head is the segment that messages are about. There may be none: the server
+// also says things unasked, such as that it shuts down.
+func (c *conn) head(kind byte, body []byte) (*segment, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.inflight) > 0 {
+		return c.inflight[0], nil
+	}
+	switch kind {
+	case msgError:
+		pg, err := serverError(body)
+		if err != nil {
+			return nil, err
+		}
+		return nil, pg
+	case 'N', 'A', 'S': // notice, notification, parameter
+		return nil, nil
+	default:
+		return nil, fmt.Errorf("message %q to no statement", kind)
+	}
+}
+
+// wantsRow reports whether a row is to be kept.
+func (c *conn) wantsRow(size int) bool {
+	if c.seg == nil {
+		return false
+	}
+	o := c.seg.current()
+	if o == nil || o.req == nil {
+		return false
+	}
+	limit := c.engine.opts.MaxResultBytes
+	if !c.readOnly {
+		limit *= writeFactor // it cannot be run again
+	}
+	return o.req.wants(size, limit)
+}
+
+// writeFactor is how many times more is kept of the result of something that
+// may have written.
+const writeFactor = 64
+
+func (c *conn) handle(kind byte, body []byte) error {
+	o := c.seg.current()
+	switch kind {
+	case msgReady:
+		if len(body) != 1 || body[0] != 'I' {
+			return fmt.Errorf("a statement left the session in transaction state %q", body)
+		}
+		c.finish()
+		return nil
+	case msgError:
+		pg, err := serverError(body)
+		if err != nil {
+			return err
+		}
+		c.seg.err = pg
+		if pg.SeverityUnlocalized == "FATAL" || pg.SeverityUnlocalized == "PANIC" {
+			return pg // the session is over
+		}
+		return nil
+	}
+	if o == nil {
+		return nil
+	}
+	switch kind {
+	case msgParseComplete:
+		o.prepared = true
+	case msgDataRow:
+		if o.req != nil && body != nil {
+			o.req.addRow(body)
+		}
+	case msgParameters:
+		return o.describeParameters(body)
+	case msgRowDescription, msgNoData:
+		return c.describeRows(o, kind, body)
+	case msgCommandComplete:
+		if o.req != nil {
+			o.req.tag = c.lastTag.tag(body)
+		}
+		c.seg.at++
+	case msgEmptyQuery:
+		c.seg.at++
+	}
+	return nil
+}
+
+func serverError(body []byte) (*pgconn.PgError, error) {
+	var msg pgproto3.ErrorResponse
+	if err := msg.Decode(body); err != nil {
+		return nil, err
+	}
+	return pgconn.ErrorResponseToPgError(&msg), nil
+}
+
+// describeParameters notes what a statement that nobody knew takes.
+func (o *op) describeParameters(body []byte) error {
+	if o.req == nil || o.req.kind != kindDescribe {
+		return nil
+	}
+	var msg pgproto3.ParameterDescription
+	if err := msg.Decode(body); err != nil {
+		return err
+	}
+	o.req.statement.paramOIDs = msg.ParameterOIDs
+	return nil
+}
+
+// describeRows notes what a statement returns on this connection.
+func (c *conn) describeRows(o *op, kind byte, body []byte) error {
+	if o.req == nil {
+		return nil
+	}
+	if kind == msgRowDescription {
+		var msg pgproto3.RowDescription
+		if err := msg.Decode(body); err != nil {
+			return err
+		}
+		o.req.fields = fieldsOf(&msg)
+	}
+	if o.req.kind == kindDescribe {
+		c.seg.at++ // nothing is executed
+	}
+	return nil
+}
+
+func fieldsOf(msg *pgproto3.RowDescription) []pgconn.FieldDescription {
+	fields := make([]pgconn.FieldDescription, len(msg.Fields))
+	for i, f := range msg.Fields {
+		fields[i] = pgconn.FieldDescription{
+			Name: string(f.Name), TableOID: f.TableOID, TableAttributeNumber: f.TableAttributeNumber,
+			DataTypeOID: f.DataTypeOID, DataTypeSize: f.DataTypeSize, TypeModifier: f.TypeModifier, Format: f.Format,
+		}
+	}
+	return fields
+}
+
+// finish ends the segment that the server is done with.
+func (c *conn) finish() {
+	seg := c.seg
+	c.seg = nil
+	now := time.Now()
+	took := now.Sub(laterOf(seg.sent, c.lastDone))
+	c.lastDone = now
+	observe(&c.service, took)
+	var stale []*statement
+	c.mu.Lock()
+	for i := range seg.ops {
+		o := &seg.ops[i]
+		c.noteServed(o, took, len(seg.ops))
+		if o.prepares != nil && !o.prepared {
+			delete(c.prepared, o.prepares)
+		}
+		if o.req == nil {
+			continue
+		}
+		c.load.Add(-1)
+		v, err := seg.verdictOf(i, c.readOnly)
+		if err != nil && o.req.kind == kindExec && isStale(err) {
+			v = skipped // the server found out before it ran anything
+			stale = append(stale, o.req.statement)
+			c.forgets(o.req.statement)
+		}
+		c.ended = c.end(c.ended, o.req, v, asError(err))
+	}
+	c.bytes -= seg.size
+	c.used = now
+	c.inflight = append(c.inflight[:0], c.inflight[1:]...)
+	c.headSince.Store(0)
+	if len(c.inflight) > 0 {
+		c.headSince.Store(c.engine.clock(now))
+	}
+	seg.reset()
+	c.free = append(c.free, seg)
+	over := c.retired.Load() && c.load.Load() == 0
+	c.mu.Unlock()
+	for _, s := range stale {
+		c.engine.replace(s)
+	}
+	if over {
+		// By another goroutine, since those that ended must be woken first.
+		c.engine.running.Go(c.retire)
+	}
+}
+
+func laterOf(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// asError keeps a nil *PgError from becoming an error that is not nil.
+func asError(pg *pgconn.PgError) error {
+	if pg == nil {
+		return nil
+	}
+	return pg
+}
+
+// noteServed adds to what is known of a statement.
+func (c *conn) noteServed(o *op, took time.Duration, ops int) {
+	if o.req == nil || o.req.kind != kindExec {
+		return
+	}
+	observe(&o.req.statement.service, took/time.Duration(ops))
+	if o.req.overflow {
+		o.req.statement.large.Store(true)
+	}
+}
+
+// verdictOf tells what became of the i-th statement of the segment. An error at
+// its end is one of the commit, which is that of all.
+func (s *segment) verdictOf(i int, readOnly bool) (verdict, *pgconn.PgError) {
+	switch {
+	case s.err == nil || i < s.at && s.at < len(s.ops):
+		return answered, nil
+	case s.at == len(s.ops) && len(s.ops) > 1 && readOnly:
+		return skipped, nil // whose it is, only a run by itself can tell
+	case i == s.at || s.at == len(s.ops) || s.ops[s.at].req == nil && i == s.firstBehind():
+		return answered, s.err
+	default:
+		return skipped, nil
+	}
+}
+
+// firstBehind is the first request behind settings that failed: they were its.
+func (s *segment) firstBehind() int {
+	i := s.at
+	for i < len(s.ops) && s.ops[i].req == nil {
+		i++
+	}
+	return i
+}
+
+// forgets has the connection prepare a statement anew.
+func (c *conn) forgets(s *statement) {
+	delete(c.prepared, s)
+	if !slices.Contains(c.forget, s.name) {
+		c.forget = append(c.forget, s.name)
+	}
+}
+
+// The SQLSTATEs of a prepared statement that is not there, there already, or does
+// not fit the schema any more.
+const (
+	codeFeatureNotSupported = "0A000"
+	codeNoStatement         = "26000"
+	codeDuplicateStatement  = "42P05"
+)
+
+func isStale(err *pgconn.PgError) bool {
+	return err.Code == codeNoStatement || err.Code == codeDuplicateStatement ||
+		err.Code == codeFeatureNotSupported && err.Routine == "RevalidateCachedQuery" && err.Where == ""
+}
+
+// tagCache saves the allocation of a command tag that is the same as the last.
+type tagCache struct{ last pgconn.CommandTag }
+
+func (c *tagCache) tag(body []byte) pgconn.CommandTag {
+	if len(body) > 0 {
+		body = body[:len(body)-1] // a NUL
+	}
+	if string(body) != c.last.String() {
+		c.last = pgconn.NewCommandTag(string(body))
+	}
+	return c.last
+}

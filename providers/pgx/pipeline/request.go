@@ -1,0 +1,158 @@
+package pipeline
+
+import (
+	"encoding/binary"
+	"math"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// kind is what a request asks for.
+type kind uint8
+
+const (
+	kindExec kind = iota
+	// kindDescribe prepares a statement that nobody knows yet.
+	kindDescribe
+	// kindPing makes a round trip and nothing else.
+	kindPing
+)
+
+// verdict is what became of a request.
+type verdict uint8
+
+const (
+	// answered has a result or an error of the server.
+	answered verdict = iota
+	// skipped never ran, since something ahead of it in its segment failed, or
+	// its plan was stale. It can run again.
+	skipped
+	// moved never ran, or only read: it can run elsewhere.
+	moved
+	// lost was sent, and the connection died before its answer.
+	lost
+)
+
+// request is one statement on its way. Its caller owns it, except between
+// submit and its end: then the connection does.
+type request struct {
+	kind      kind
+	statement *statement
+	readOnly  bool
+	// solo says that it must not share a segment, as it did so in vain.
+	solo bool
+	// settings are names and values in turns, timeout the statement_timeout in
+	// milliseconds; empty for the session's own.
+	settings []string
+	timeout  string
+	bind     []byte
+	size     int
+
+	// done, abandoned: under the connection's lock. An abandoned request has
+	// nobody waiting; the connection recycles it.
+	done, abandoned bool
+	wake            chan struct{}
+
+	result
+}
+
+// result is what a request comes to.
+type result struct {
+	verdict verdict
+	err     error
+	tag     pgconn.CommandTag
+	fields  []pgconn.FieldDescription
+	// rows are the bodies of the rows, each behind its length.
+	rows     []byte
+	count    int
+	overflow bool
+}
+
+// alone reports whether a request must have a segment for itself: two tenants
+// or roles never meet in one.
+func (r *request) alone() bool { return r.solo || len(r.settings) > 0 || r.kind != kindExec }
+
+var requests = sync.Pool{New: func() any { return &request{wake: make(chan struct{}, 1)} }}
+
+// keepBuffer is the largest buffer that is kept for the next request.
+const keepBuffer = 64 << 10
+
+// recycle gives a request back that nobody else knows any more.
+func (r *request) recycle() {
+	rows, bind := r.rows[:0], r.bind[:0]
+	if cap(rows) > keepBuffer {
+		rows = nil
+	}
+	if cap(bind) > keepBuffer {
+		bind = nil
+	}
+	*r = request{wake: r.wake, bind: bind, result: result{rows: rows}}
+	requests.Put(r)
+}
+
+// wants reports whether the result still has room for a row.
+func (r *request) wants(size, limit int) bool {
+	if r.overflow || len(r.rows)+size > limit {
+		r.overflow = true
+		return false
+	}
+	return true
+}
+
+// addRow keeps a row.
+func (r *request) addRow(body []byte) {
+	r.rows = binary.BigEndian.AppendUint32(r.rows, uint32(len(body))) //nolint:gosec // a message's length is 32 bits
+	r.rows = append(r.rows, body...)
+	r.count++
+}
+
+// codec encodes arguments and decodes results. A type map is for one goroutine
+// at a time, so each call in progress has a codec of its own.
+type codec struct {
+	types   *pgtype.Map
+	builder pgx.ExtendedQueryBuilder
+}
+
+// encode appends the Bind message of a statement.
+func (c *codec) encode(dst []byte, s *statement, args []any) ([]byte, error) {
+	described := pgconn.StatementDescription{ParamOIDs: s.paramOIDs}
+	if err := c.builder.Build(c.types, &described, args); err != nil {
+		return dst, err
+	}
+	bind := pgproto3.Bind{
+		PreparedStatement:    s.name,
+		ParameterFormatCodes: c.builder.ParamFormats,
+		Parameters:           c.builder.ParamValues,
+		ResultFormatCodes:    s.formats,
+	}
+	return bind.Encode(dst)
+}
+
+// appendTextBind appends the Bind message of a statement whose arguments are
+// texts.
+func appendTextBind(dst []byte, name string, args []string) []byte {
+	bind := pgproto3.Bind{PreparedStatement: name, Parameters: make([][]byte, len(args))}
+	for i, a := range args {
+		bind.Parameters[i] = []byte(a)
+	}
+	dst, _ = bind.Encode(dst)
+	return dst
+}
+
+// limitFor is the statement_timeout for what is left of a deadline. It is the
+// backstop for a caller who gave up, so it is rounded up, by at most an eighth:
+// calls with the same limit then agree on a value, and need only one setting.
+func limitFor(left time.Duration) string {
+	ms := max(1, int64((left+time.Millisecond-1)/time.Millisecond))
+	step := int64(1)
+	for ms/step >= 16 {
+		step *= 2
+	}
+	return strconv.FormatInt(min((ms+step-1)/step*step, math.MaxInt32), 10)
+}

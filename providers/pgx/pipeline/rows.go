@@ -1,0 +1,249 @@
+package pipeline
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Result is what a statement came to. Release it, or make rows of it and close
+// those.
+type Result struct {
+	*request
+
+	engine *Engine
+	codec  *codec
+}
+
+// Tag is the command tag. With an error it is empty.
+func (r *Result) Tag() pgconn.CommandTag {
+	if r.err != nil {
+		return pgconn.CommandTag{}
+	}
+	return r.tag
+}
+
+// Err is the server's error, or nil.
+func (r *Result) Err() error { return r.err }
+
+// SetErr replaces the error by one that says more.
+func (r *Result) SetErr(err error) { r.err = err }
+
+// Release gives the result's memory back. It must be called once.
+func (r *Result) Release() {
+	r.engine.codecs.Put(r.codec)
+	r.request.recycle()
+	r.request, r.codec = nil, nil
+}
+
+// columns are those of the result, in the formats that were asked for.
+func (r *Result) columns() []pgconn.FieldDescription {
+	if r.request.fields == nil {
+		return r.statement.fields
+	}
+	// As this connection described them: the table may have changed since.
+	for i := range r.request.fields {
+		r.request.fields[i].Format = r.statement.formatOf(i)
+	}
+	return r.request.fields
+}
+
+// Rows are a result's rows. Everything is there already: they hold no
+// connection.
+type Rows struct {
+	// Rows is what methods that later releases of pgx add fall back on.
+	pgx.Rows
+
+	// Finished runs when the rows are closed. Optional.
+	Finished func(tag pgconn.CommandTag, err error)
+
+	result *Result
+	left   []byte
+	fields []pgconn.FieldDescription
+	values [][]byte
+	plans  []pgtype.ScanPlan
+	types  []reflect.Type
+	tag    pgconn.CommandTag
+	err    error
+	closed bool
+	inline [4][]byte
+}
+
+// noRows answers for what Rows does not.
+var noRows, _ = pgx.FailedBatchResults(&pgx.Batch{}, errors.New("pipeline: not a method of a pipelined result")).Query()
+
+// NewRows makes rows of a result, which they then own.
+func NewRows(r *Result) *Rows {
+	rows := &Rows{Rows: noRows, result: r, left: r.rows, fields: r.columns()}
+	rows.values = rows.inline[:0]
+	return rows
+}
+
+// Next moves to the next row.
+func (r *Rows) Next() bool {
+	if r.closed || len(r.left) == 0 {
+		r.Close()
+		return false
+	}
+	size := binary.BigEndian.Uint32(r.left)
+	body := r.left[4 : 4+size]
+	r.left = r.left[4+size:]
+	if err := r.cut(body); err != nil {
+		r.fail(err)
+		return false
+	}
+	return true
+}
+
+// cut finds the values of a row.
+func (r *Rows) cut(body []byte) error {
+	if len(body) < 2 {
+		return errBadRow
+	}
+	n := int(binary.BigEndian.Uint16(body))
+	body = body[2:]
+	r.values = r.values[:0]
+	for range n {
+		if len(body) < 4 {
+			return errBadRow
+		}
+		size := int(int32(binary.BigEndian.Uint32(body))) //nolint:gosec // -1 is NULL
+		body = body[4:]
+		if size < 0 {
+			r.values = append(r.values, nil)
+			continue
+		}
+		if len(body) < size {
+			return errBadRow
+		}
+		r.values = append(r.values, body[:size:size])
+		body = body[size:]
+	}
+	return nil
+}
+
+var errBadRow = errors.New("pipeline: a row that is not well formed")
+
+// Scan reads the row into dest, as pgx does.
+func (r *Rows) Scan(dest ...any) error {
+	if r.closed {
+		return r.orClosed()
+	}
+	if len(dest) == 1 {
+		if scanner, ok := dest[0].(pgx.RowScanner); ok {
+			return r.fail(scanner.ScanRow(r))
+		}
+	}
+	if len(r.fields) != len(r.values) || len(dest) != len(r.values) {
+		return r.fail(fmt.Errorf("number of field descriptions must equal number of destinations, got %d and %d", len(r.values), len(dest)))
+	}
+	if r.plans == nil {
+		r.plans, r.types = make([]pgtype.ScanPlan, len(dest)), make([]reflect.Type, len(dest))
+	}
+	for i, d := range dest {
+		if d == nil {
+			continue
+		}
+		if t := reflect.TypeOf(d); r.types[i] != t {
+			r.types[i] = t
+			r.plans[i] = r.result.codec.types.PlanScan(r.fields[i].DataTypeOID, r.fields[i].Format, d)
+		}
+		if err := r.plans[i].Scan(r.values[i], d); err != nil {
+			return r.fail(pgx.ScanArgError{ColumnIndex: i, FieldName: r.fields[i].Name, Err: err})
+		}
+	}
+	return nil
+}
+
+// Values decodes the row, as pgx does.
+func (r *Rows) Values() ([]any, error) {
+	if r.closed {
+		return nil, r.orClosed()
+	}
+	values := make([]any, len(r.values))
+	for i, raw := range r.values {
+		v, err := r.value(i, raw)
+		if err != nil {
+			return nil, r.fail(err)
+		}
+		values[i] = v
+	}
+	return values, nil
+}
+
+func (r *Rows) value(i int, raw []byte) (any, error) {
+	if raw == nil {
+		return nil, nil
+	}
+	types, f := r.result.codec.types, r.fields[i]
+	if t, ok := types.TypeForOID(f.DataTypeOID); ok {
+		return t.Codec.DecodeValue(types, f.DataTypeOID, f.Format, raw)
+	}
+	if f.Format == pgx.TextFormatCode {
+		return string(raw), nil
+	}
+	return append([]byte{}, raw...), nil
+}
+
+// orClosed is why closed rows have nothing to read.
+func (r *Rows) orClosed() error {
+	if r.err != nil {
+		return r.err
+	}
+	return errors.New("rows is closed")
+}
+
+// fail closes the rows with an error of reading them. It returns err.
+func (r *Rows) fail(err error) error {
+	if err != nil && !r.closed {
+		r.finish(err)
+	}
+	return err
+}
+
+// Close gives the memory of the result back.
+func (r *Rows) Close() {
+	if !r.closed {
+		r.finish(r.result.err)
+	}
+}
+
+func (r *Rows) finish(err error) {
+	r.closed = true
+	r.tag = r.result.Tag()
+	r.err = err
+	r.result.Release()
+	r.result, r.left, r.values, r.plans, r.types = nil, nil, nil, nil, nil
+	if r.Finished != nil {
+		r.Finished(r.tag, r.err)
+	}
+	r.Finished = nil
+}
+
+// Err is what went wrong. It is known for certain once the rows are closed.
+func (r *Rows) Err() error { return r.err }
+
+// CommandTag is known once the rows are closed.
+func (r *Rows) CommandTag() pgconn.CommandTag { return r.tag }
+
+// FieldDescriptions are the columns.
+func (r *Rows) FieldDescriptions() []pgconn.FieldDescription { return r.fields }
+
+// RawValues are valid until the next row.
+func (r *Rows) RawValues() [][]byte { return r.values }
+
+// Conn is nil: the rows hold no connection.
+func (r *Rows) Conn() *pgx.Conn { return nil }
+
+// TypeMap is what values are decoded with, or nil when the rows are closed.
+func (r *Rows) TypeMap() *pgtype.Map {
+	if r.closed {
+		return nil
+	}
+	return r.result.codec.types
+}

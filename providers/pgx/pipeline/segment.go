@@ -1,0 +1,108 @@
+package pipeline
+
+import (
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// op is one statement on the wire: an Execute, or a Describe alone.
+type op struct {
+	// req is whose it is; nil for settings, and for what nobody waits for any
+	// more.
+	req *request
+	// prepares is the statement that is prepared ahead of it, prepared that the
+	// server has done so.
+	prepares *statement
+	prepared bool
+}
+
+// segment is what stands between two Syncs: one implicit transaction. Something
+// that may write, or has settings, is alone in its segment; reads share one.
+type segment struct {
+	ops  []op
+	size int
+	sent time.Time
+	// at is the op that the server works on. It is the reader's.
+	at int
+	// err is the server's error, which skipped everything behind at.
+	err *pgconn.PgError
+	// timeout is the statement_timeout in force behind the last op; empty for
+	// the session's own.
+	timeout string
+}
+
+// current is the op that the next message is about, or nil at the end.
+func (s *segment) current() *op {
+	if s.at < len(s.ops) {
+		return &s.ops[s.at]
+	}
+	return nil
+}
+
+// reset readies a segment to be used again.
+func (s *segment) reset() {
+	clear(s.ops)
+	*s = segment{ops: s.ops[:0]}
+}
+
+// append adds a request to the segment and its bytes to out.
+func (c *conn) append(out []byte, seg *segment, r *request) []byte {
+	if len(r.settings) > 0 {
+		out = c.appendSettings(out, seg, r.settings)
+		seg.timeout = r.timeout // is one of them
+	}
+	if r.timeout != seg.timeout {
+		value := r.timeout
+		if value == "" {
+			value = c.session.StatementTimeout
+		}
+		out = c.appendSettings(out, seg, []string{statementTimeout, value})
+		seg.timeout = r.timeout
+	}
+	seg.size += r.size
+	switch r.kind {
+	case kindPing:
+		seg.ops = append(seg.ops, op{req: r})
+		return out
+	case kindDescribe:
+		seg.ops = append(seg.ops, op{req: r})
+		return appendPrepare(out, r.statement)
+	default:
+		return c.appendExec(out, seg, op{req: r}, r.statement, r.bind)
+	}
+}
+
+// appendSettings adds the statement that makes settings, names and values in
+// turns.
+func (c *conn) appendSettings(out []byte, seg *segment, settings []string) []byte {
+	s := c.engine.setters[len(settings)/2]
+	return c.appendExec(out, seg, op{}, s, appendTextBind(nil, s.name, settings))
+}
+
+// appendExec adds a statement, prepared first where this connection has not.
+func (c *conn) appendExec(out []byte, seg *segment, o op, s *statement, bind []byte) []byte {
+	if _, known := c.prepared[s]; !known {
+		c.prepared[s] = struct{}{}
+		o.prepares = s
+		out = appendPrepare(out, s)
+	}
+	seg.ops = append(seg.ops, o)
+	out = append(out, bind...)
+	return appendExecute(out)
+}
+
+// statementTimeout is PostgreSQL's parameter.
+const statementTimeout = "statement_timeout"
+
+// groupOf is how many requests at the head of the queue can share a segment.
+func (c *conn) groupOf(queue []*request) int {
+	if !c.readOnly || queue[0].alone() {
+		return 1
+	}
+	n := 1
+	for n < len(queue) && n < c.engine.opts.MaxGroup && !queue[n].alone() {
+		n++
+	}
+	return n
+}

@@ -1,0 +1,381 @@
+package pgx
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/pgx/pipeline"
+)
+
+// pipelined is the part of the pool whose connections are shared. A nil one
+// takes nothing.
+type pipelined struct {
+	pool    *Pool
+	engine  *pipeline.Engine
+	traffic providers.PipelineTraffic
+	// conn is what the user's tracer is shown: the newest connection, which
+	// nobody can run anything on.
+	conn atomic.Pointer[pgx.Conn]
+}
+
+const (
+	// pipelineRequestBytes is how much of statements is on its way to the server
+	// at most; pipelineSendBuffer, what the socket holds, is well above it, so
+	// that writing never blocks.
+	pipelineRequestBytes = 64 << 10
+	pipelineSendBuffer   = 256 << 10
+	// pipelineStatements is how many statements are prepared on a connection.
+	pipelineStatements = 512
+)
+
+// roundTrips is how many are measured, of which the shortest counts.
+const roundTrips = 3
+
+func (p *Pool) newPipelined() *pipelined {
+	if p.cfg.Pipelining == nil {
+		return nil
+	}
+	pl := &pipelined{pool: p, traffic: p.cfg.Pipelining.Traffic}
+	o := pipelineOptions(*p.cfg.Pipelining, p.pool.Config())
+	o.PingAfter, o.PingTimeout = p.pingAfter, p.pingTimeout
+	o.Dial = pl.dial
+	o.Failed = func(err error) {
+		p.logger().Warn("pgkeel: a pipelined connection was lost or could not be made", "error", p.redact(err))
+	}
+	pl.engine = pipeline.New(o)
+	return pl
+}
+
+// pipelineOptions turns the configuration into the engine's limits.
+func pipelineOptions(c providers.Pipelining, pc *pgxpool.Config) pipeline.Options {
+	c = c.Resolved()
+	return pipeline.Options{
+		Connections: int(c.Connections), ReadConnections: int(c.ReadConnections),
+		MaxInFlight: int(c.MaxInFlight), MaxGroup: int(c.MaxGroup),
+		MaxRequestBytes: pipelineRequestBytes, MaxResultBytes: int(c.MaxResultBytes),
+		MaxStatements: pipelineStatements,
+		MaxLifetime:   pc.MaxConnLifetime, MaxIdleTime: pc.MaxConnIdleTime,
+	}
+}
+
+// dial makes a connection that statements share.
+func (pl *pipelined) dial(ctx context.Context, readOnly bool) (*pipeline.Session, error) {
+	p := pl.pool
+	config := p.pool.Config().ConnConfig
+	if readOnly {
+		config.RuntimeParams["default_transaction_read_only"] = "on"
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	s, err := pl.adopt(ctx, conn)
+	if err != nil {
+		_ = conn.Close(ended())
+		return nil, err
+	}
+	return s, nil
+}
+
+// adopt readies a new connection and takes it out of the driver's hands.
+func (pl *pipelined) adopt(ctx context.Context, conn *pgx.Conn) (*pipeline.Session, error) {
+	if err := pl.pool.prepareSession(ctx, conn); err != nil {
+		return nil, err
+	}
+	s := &pipeline.Session{PID: pidOf(conn), Types: conn.TypeMap(), Cancel: conn.PgConn().CancelRequest}
+	for range roundTrips {
+		begin := time.Now()
+		err := conn.QueryRow(ctx, "select current_setting('statement_timeout')", pgx.QueryExecModeSimpleProtocol).Scan(&s.StatementTimeout)
+		if err != nil {
+			return nil, err
+		}
+		if took := time.Since(begin); s.RoundTrip == 0 || took < s.RoundTrip {
+			s.RoundTrip = took
+		}
+	}
+	if err := conn.PgConn().SyncConn(ctx); err != nil {
+		return nil, err
+	}
+	hijacked, err := conn.PgConn().Hijack()
+	if err != nil {
+		return nil, err
+	}
+	s.Conn = hijacked.Conn
+	s.Close = func() { terminate(hijacked.Conn) }
+	pl.conn.Store(conn)
+	growSendBuffer(hijacked.Conn)
+	return s, nil
+}
+
+// terminateTimeout bounds the parting word to the server.
+const terminateTimeout = 100 * time.Millisecond
+
+// terminate ends a connection in the way that the server expects.
+func terminate(conn net.Conn) {
+	_ = conn.SetDeadline(time.Now().Add(terminateTimeout))
+	if bye, err := (&pgproto3.Terminate{}).Encode(nil); err == nil {
+		_, _ = conn.Write(bye)
+	}
+	_ = conn.Close()
+}
+
+func growSendBuffer(conn net.Conn) {
+	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = tls.NetConn()
+	}
+	if socket, ok := conn.(interface{ SetWriteBuffer(bytes int) error }); ok {
+		_ = socket.SetWriteBuffer(pipelineSendBuffer)
+	}
+}
+
+// statement prepares a call for the engine. It reports false for what needs a
+// connection of its own.
+func (pl *pipelined) statement(ctx context.Context, sql string, args []any, scope []providers.Setting) (st pipeline.Statement, ok bool) {
+	if pl == nil || pl.pool.closing.Load() {
+		return st, false
+	}
+	st = pipeline.Statement{SQL: sql, Args: args, ReadOnly: providers.IsReadOnly(ctx)}
+	if !pl.wants(ctx, st.ReadOnly) || changesMeaning(scope, nil) {
+		return st, false
+	}
+	if len(args) > 0 {
+		if st.SQL, st.Args, ok = rewrite(ctx, sql, args); !ok {
+			return st, false
+		}
+	}
+	if !pl.engine.Knows(st.SQL) && !(isShareable(st.SQL) && pl.pool.classifier.classify(st.SQL) == 0) {
+		return st, false
+	}
+	for _, s := range scope {
+		st.Settings = append(st.Settings, s.Name, s.Value)
+	}
+	return st, true
+}
+
+// wants reports whether the call is of the traffic that is pipelined.
+func (pl *pipelined) wants(ctx context.Context, readOnly bool) bool {
+	if wanted, said := providers.WantsPipelining(ctx); said {
+		return wanted && (readOnly || pl.traffic != providers.PipelineReads)
+	}
+	switch pl.traffic {
+	case providers.PipelineAll:
+		return true
+	case providers.PipelineReads:
+		return readOnly
+	default:
+		return false
+	}
+}
+
+// rewrite resolves named arguments. It reports false for all other options of
+// pgx's, which are about a connection.
+func rewrite(ctx context.Context, sql string, args []any) (string, []any, bool) {
+	switch first := args[0].(type) {
+	case pgx.NamedArgs, pgx.StrictNamedArgs:
+		if len(args) > 1 {
+			return sql, args, false
+		}
+		rewritten, positional, err := first.(pgx.QueryRewriter).RewriteQuery(ctx, nil, sql, nil)
+		return rewritten, positional, err == nil
+	case pgx.QueryExecMode, pgx.QueryResultFormats, pgx.QueryResultFormatsByOID, pgx.QueryRewriter:
+		return sql, args, false
+	default:
+		return sql, args, true
+	}
+}
+
+// shareable are the first words of statements that need no connection of their
+// own.
+var shareable = map[string]bool{
+	"select": true, "insert": true, "update": true, "delete": true, "merge": true,
+	"with": true, "values": true, "table": true,
+}
+
+// isShareable reports whether a text is a single statement of that kind. A
+// semicolon inside of a literal makes it look like two: then it is not.
+func isShareable(sql string) bool {
+	if strings.IndexByte(sql, 0) >= 0 {
+		return false
+	}
+	if at := strings.IndexByte(sql, ';'); at >= 0 && strings.TrimSpace(sql[at+1:]) != "" {
+		return false
+	}
+	for word, quoted := range words(sql) {
+		if !quoted {
+			return shareable[word]
+		}
+	}
+	return false
+}
+
+// do runs a statement. Where it returns pipeline.ErrElsewhere, nothing was done
+// that running it on a connection of the pool would do twice.
+func (pl *pipelined) do(ctx context.Context, op string, st pipeline.Statement) (*pipeline.Result, error) {
+	result, err := pl.engine.Do(ctx, st)
+	if err != nil {
+		if errors.Is(err, pipeline.ErrElsewhere) {
+			return nil, err
+		}
+		return nil, pl.mapError(ctx, op, err)
+	}
+	if err := result.Err(); err != nil {
+		result.SetErr(pl.pool.mapError(ctx, op, forReader(err, st.ReadOnly)))
+	}
+	return result, nil
+}
+
+// mapError makes the error of a statement without a result say what happened.
+func (pl *pipelined) mapError(ctx context.Context, op string, err error) error {
+	var lost *pipeline.LostError
+	var large *pipeline.TooLargeError
+	var notSent *pipeline.NotSentError
+	switch {
+	case errors.As(err, &lost):
+		return pl.pool.mapError(ctx, op, &lostError{lost.Cause})
+	case errors.As(err, &large):
+		return &doneError{fmt.Errorf("pgkeel: %s: %w; run it with WithPipelining(ctx, false), or raise Pipelining.MaxResultBytes", op, large)}
+	case errors.As(err, &notSent):
+		return pl.pool.mapError(ctx, op, &notSentError{notSent.Cause})
+	default:
+		return pl.pool.mapError(ctx, op, err)
+	}
+}
+
+// doneError adds that the work is done although there is an error.
+type doneError struct{ error }
+
+func (e *doneError) Unwrap() error              { return e.error }
+func (e *doneError) Outcome() providers.Outcome { return providers.OutcomeCommitted }
+
+// forReader says what to do about a write that was declared a read.
+func forReader(err error, readOnly bool) error {
+	var pg *pgconn.PgError
+	if readOnly && errors.As(err, &pg) && pg.Code == codeReadOnly {
+		pg.Hint = cmp.Or(pg.Hint, "it was declared read-only (Reader, WithReadOnly); run what writes on the handle itself")
+	}
+	return err
+}
+
+// codeReadOnly is the SQLSTATE of a write where none is allowed.
+const codeReadOnly = "25006"
+
+// query runs a statement and hands out its rows. Where it returns ErrElsewhere,
+// what hooks have seen begin goes on with the context and the firing.
+func (pl *pipelined) query(ctx context.Context, sql string, args []any, scope []providers.Setting) (pgx.Rows, context.Context, *providers.Firing, error) {
+	st, ok := pl.statement(ctx, sql, args, scope)
+	if !ok {
+		return nil, ctx, nil, pipeline.ErrElsewhere
+	}
+	ctx, firing := pl.pool.startHook(ctx, providers.EventQuery, sql, 0)
+	traced := pl.trace(ctx, sql, args)
+	result, err := pl.do(traced.ctx, opQuery, st)
+	if err != nil {
+		traced.end(pgconn.CommandTag{}, err)
+		if !isElsewhere(err) {
+			firing.End(0, err)
+		}
+		return failedRows(err), ctx, firing, err
+	}
+	rows := pipeline.NewRows(result)
+	if firing != nil || traced.tracer != nil {
+		rows.Finished = func(tag pgconn.CommandTag, err error) {
+			traced.end(tag, err)
+			firing.End(tag.RowsAffected(), err)
+		}
+	}
+	return rows, ctx, nil, nil
+}
+
+// exec runs a statement without rows, otherwise like query.
+func (pl *pipelined) exec(ctx context.Context, sql string, args []any, scope []providers.Setting) (pgconn.CommandTag, context.Context, *providers.Firing, error) {
+	st, ok := pl.statement(ctx, sql, args, scope)
+	if !ok {
+		return pgconn.CommandTag{}, ctx, nil, pipeline.ErrElsewhere
+	}
+	ctx, firing := pl.pool.startHook(ctx, providers.EventExec, sql, 0)
+	traced := pl.trace(ctx, sql, args)
+	result, err := pl.do(traced.ctx, opExec, st)
+	var tag pgconn.CommandTag
+	if err == nil {
+		tag, err = result.Tag(), result.Err()
+		result.Release()
+	}
+	traced.end(tag, err)
+	if isElsewhere(err) {
+		return tag, ctx, firing, err
+	}
+	firing.End(tag.RowsAffected(), err)
+	return tag, ctx, nil, err
+}
+
+func isElsewhere(err error) bool { return err != nil && errors.Is(err, pipeline.ErrElsewhere) }
+
+// traced is a statement that the user's tracer follows.
+type traced struct {
+	ctx    context.Context //nolint:containedctx // that of the statement
+	tracer pgx.QueryTracer
+	conn   *pgx.Conn
+}
+
+// trace tells the user's tracer of a statement. One that then runs elsewhere is
+// told of again: a tracer observes what happens on connections.
+func (pl *pipelined) trace(ctx context.Context, sql string, args []any) traced {
+	t, conn := pl.pool.cfg.Tracer, pl.conn.Load()
+	if t == nil || conn == nil {
+		return traced{ctx: ctx}
+	}
+	return traced{t.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: sql, Args: args}), t, conn}
+}
+
+func (t traced) end(tag pgconn.CommandTag, err error) {
+	if t.tracer != nil {
+		t.tracer.TraceQueryEnd(t.ctx, t.conn, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
+	}
+}
+
+// reset replaces the connections.
+func (pl *pipelined) reset() {
+	if pl != nil {
+		pl.engine.Reset()
+	}
+}
+
+// tick ends connections that are old or idle for long.
+func (pl *pipelined) tick(now time.Time) {
+	if pl != nil {
+		pl.engine.Tick(now)
+	}
+}
+
+// close ends the connections, once nothing is under way or ctx has ended.
+func (pl *pipelined) close(ctx context.Context) {
+	if pl != nil {
+		pl.engine.Close(ctx)
+	}
+}
+
+// stats is a snapshot; nil without pipelining.
+func (pl *pipelined) stats() *providers.PipelineStats {
+	if pl == nil {
+		return nil
+	}
+	s := pl.engine.Stats()
+	return &providers.PipelineStats{
+		Connections: s.Connections, Depth: s.Depth,
+		Statements: s.Statements, Segments: s.Segments, Flushes: s.Flushes, MaxDepth: s.MaxDepth, BytesSent: s.BytesSent,
+		Repeated: s.Again, Full: s.Full, Slow: s.Slow, Large: s.Large, Moved: s.Moved,
+		HeldUp: s.HeldUp, Abandoned: s.Abandoned, Lost: s.Lost, RoundTrip: s.RoundTrip,
+	}
+}

@@ -1,0 +1,170 @@
+package providers
+
+import (
+	"context"
+	"time"
+)
+
+// The defaults of [Pipelining].
+const (
+	DefaultPipelineConnections     = 2
+	DefaultPipelineReadConnections = 2
+	DefaultPipelineInFlight        = 256
+	DefaultPipelineGroup           = 64
+	DefaultPipelineResultBytes     = 256 << 10
+)
+
+// PipelineTraffic says which statements are pipelined.
+type PipelineTraffic uint8
+
+// The traffic that is pipelined.
+const (
+	// PipelineAll pipelines every statement that can be.
+	PipelineAll PipelineTraffic = iota
+	// PipelineReads pipelines only what is declared read-only.
+	PipelineReads
+	// PipelineOnRequest pipelines only calls whose context asks for it: see
+	// [WithPipelining].
+	PipelineOnRequest
+)
+
+// Pipelining has concurrent callers' single statements share a few connections,
+// several in flight on each, instead of holding one connection each. Zero is the
+// default for every field.
+//
+// A statement is pipelined when it is a single SELECT, INSERT, UPDATE, DELETE,
+// MERGE, VALUES, TABLE or WITH outside a transaction whose text shows that it
+// leaves nothing in the session. Its result is read into memory. Everything else
+// takes a connection of the pool, as does what would have to wait.
+type Pipelining struct {
+	// Connections are those for statements that may write, each of which is
+	// synced by itself. Default: 2. They come on top of the pool's.
+	Connections int32
+	// ReadConnections are those for statements declared read-only, which share
+	// a Sync. Their sessions cannot write. Default: 2.
+	ReadConnections int32
+	// MaxInFlight is how many statements may be queued or unanswered on a
+	// connection. Default: 256.
+	MaxInFlight int32
+	// MaxGroup is how many reads may share a Sync. Default: 64. 1 gives each
+	// its own.
+	MaxGroup int32
+	// MaxResultBytes is how much of a read's result is kept in memory; one that
+	// is larger is run again on a connection of the pool, and from then on at
+	// once. Of a statement that may have written 64 times as much is kept.
+	// Default: 256 KiB.
+	MaxResultBytes int32
+	// Traffic says which statements are pipelined. Default: all.
+	Traffic PipelineTraffic
+}
+
+// Resolved returns the options with their defaults filled in.
+func (p Pipelining) Resolved() Pipelining {
+	for _, d := range []struct {
+		field *int32
+		value int32
+	}{
+		{&p.Connections, DefaultPipelineConnections},
+		{&p.ReadConnections, DefaultPipelineReadConnections},
+		{&p.MaxInFlight, DefaultPipelineInFlight},
+		{&p.MaxGroup, DefaultPipelineGroup},
+		{&p.MaxResultBytes, DefaultPipelineResultBytes},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	if p.Traffic == PipelineReads {
+		p.Connections = 0
+	}
+	return p
+}
+
+func (f *faults) pipelining(c Config) {
+	if c.Pipelining == nil {
+		return
+	}
+	p := *c.Pipelining
+	for _, d := range []struct {
+		field string
+		value int32
+		most  int32
+	}{
+		{"Connections", p.Connections, 1024},
+		{"ReadConnections", p.ReadConnections, 1024},
+		{"MaxInFlight", p.MaxInFlight, 1 << 16},
+		{"MaxGroup", p.MaxGroup, 1 << 16},
+		{"MaxResultBytes", p.MaxResultBytes, 16 << 20},
+	} {
+		f.addf(d.value < 0, "Pipelining."+d.field, "%d is negative; leave it 0 for the default", d.value)
+		f.addf(d.value > d.most, "Pipelining."+d.field, "%d is more than the %d that make sense", d.value, d.most)
+	}
+	f.addf(p.Traffic > PipelineOnRequest, "Pipelining.Traffic", "%d is none of PipelineAll, PipelineReads, PipelineOnRequest", p.Traffic)
+	f.addf(p.Traffic == PipelineReads && p.Connections > 0, "Pipelining.Connections", "has no effect with PipelineReads; leave it out")
+	f.addf(c.Profile == ProfilePgBouncer, "Pipelining",
+		"needs sessions of its own, which PgBouncer in transaction mode does not give; leave it out, or connect to PostgreSQL directly")
+}
+
+// PipelineStats are the statistics of pipelining since the pool was opened.
+type PipelineStats struct {
+	// Connections are those open now, Depth the statements queued or unanswered
+	// on them.
+	Connections, Depth int32
+	// Statements were sent in Segments, one Sync each, by Flushes, one write to
+	// a socket each. MaxDepth is the most segments that were unanswered at once
+	// on a connection.
+	Statements, Segments, Flushes, MaxDepth int64
+	// BytesSent is what the flushes held.
+	BytesSent int64
+	// Repeated counts statements sent again, because another in their group
+	// failed or their plan was stale.
+	Repeated int64
+	// These took a connection of the pool instead: Full as there was no room,
+	// Slow as they are known to take long or to return much, Large as their
+	// result turned out too large, Moved from behind something slow or off a
+	// connection that was lost.
+	Full, Slow, Large, Moved int64
+	// HeldUp counts how often a connection was found held up at the head of its
+	// line.
+	HeldUp int64
+	// Abandoned counts callers whose context ended while their statement ran.
+	Abandoned int64
+	// Lost counts connections that were lost.
+	Lost int64
+	// RoundTrip is what the newest connection took for one.
+	RoundTrip time.Duration
+}
+
+type intentKey string
+
+const (
+	readOnlyKey   intentKey = "read only"
+	pipeliningKey intentKey = "pipelining"
+)
+
+// WithReadOnly returns a context whose statements are declared to only read.
+// The server holds them to it: one that writes fails with SQLSTATE 25006.
+// Inside a transaction it has no effect; the transaction's own access mode
+// counts.
+func WithReadOnly(ctx context.Context) context.Context {
+	return context.WithValue(ctx, readOnlyKey, true)
+}
+
+// IsReadOnly reports whether the context's statements are declared to only read.
+func IsReadOnly(ctx context.Context) bool {
+	declared, _ := ctx.Value(readOnlyKey).(bool)
+	return declared
+}
+
+// WithPipelining returns a context whose statements are pipelined where they can
+// be, or are not. Without pipelining configured it has no effect.
+func WithPipelining(ctx context.Context, pipelined bool) context.Context {
+	return context.WithValue(ctx, pipeliningKey, pipelined)
+}
+
+// WantsPipelining returns what the context says about pipelining, and whether it
+// says anything.
+func WantsPipelining(ctx context.Context) (pipelined, said bool) {
+	pipelined, said = ctx.Value(pipeliningKey).(bool)
+	return pipelined, said
+}
