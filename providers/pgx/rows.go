@@ -215,10 +215,16 @@ func failedRows(err error) pgx.Rows {
 // failedRow is failedRows for one row.
 func failedRow(err error) pgx.Row { return pgx.FailedBatchResults(&pgx.Batch{}, err).QueryRow() }
 
-// abandonTimeout bounds the request to stop the server's work.
-const abandonTimeout = 2 * time.Second
+const (
+	// abandonTimeout bounds the request to stop the server's work.
+	abandonTimeout = 2 * time.Second
+	// abandonGrace is how long the rest of a result may take to be read. Most
+	// results are over by then; a request to stop that comes too late costs the
+	// connection.
+	abandonGrace = 5 * time.Millisecond
+)
 
-// Abandon closes the rows without reading the rest: it has the server stop.
+// Abandon closes the rows without reading a long rest: it has the server stop.
 // Inside a transaction or a batch, which a stopped statement would fail, the
 // rest is read after all.
 func (r *rows) Abandon() {
@@ -230,31 +236,46 @@ func (r *rows) Abandon() {
 		r.Close()
 		return
 	}
-	r.stop()
+	stopped := r.stopAfter(abandonGrace)
 	r.Rows.Close()
 	err := r.closeAround(r.Rows.Err())
-	if !isStopped(err) {
+	if stopped() && !isStopped(err) {
 		// The request could still reach the server, and hit the next statement.
 		r.st.lease.s.retire()
 	}
 	r.finish(nil) // the end is as asked
 }
 
-func (r *rows) stop() {
-	r.st.lease.s.pool.stopServer(r.ctx, r.st.lease.conn())
+// stopAfter asks the server to stop after a time. The function that it returns
+// calls that off, and reports whether it was too late to.
+func (r *rows) stopAfter(grace time.Duration) func() bool {
+	p, ctx, conn := r.st.lease.s.pool, r.ctx, r.st.lease.conn()
+	asked := make(chan struct{})
+	timer := time.AfterFunc(grace, func() {
+		defer close(asked)
+		p.stopServer(ctx, conn)
+	})
+	return func() bool {
+		if timer.Stop() {
+			return false
+		}
+		<-asked
+		return true
+	}
 }
 
 // stopServer asks the server to stop, or closes the connection where that
-// request could be misdirected.
+// request could be misdirected: the socket, since somebody else may be reading
+// from it.
 func (p *Pool) stopServer(ctx context.Context, conn *pgx.Conn) {
 	if p.cfg.Profile == providers.ProfilePgBouncer {
-		_ = conn.Close(ended())
+		_ = conn.PgConn().Conn().Close()
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
 	defer cancel()
 	if conn.PgConn().CancelRequest(ctx) != nil {
-		_ = conn.Close(ended())
+		_ = conn.PgConn().Conn().Close()
 	}
 }
 
