@@ -126,8 +126,8 @@ func TestSQL(t *testing.T) {
 			t.Error("it answers after the end")
 		}
 	}
-	if db.SQL() != db.SQL() {
-		t.Error("one each time after the end")
+	if last := db.SQL(); last != db.SQL() {
+		t.Error("another one each time after the end")
 	}
 }
 
@@ -217,11 +217,25 @@ func TestIDsOfTheContext(t *testing.T) {
 }
 
 // narrow is a provider that can do what every one must, and no more.
-type narrow struct{ inner pgkeel.Config }
+type narrow struct{}
+
+// narrowPool hides what the pool inside can do besides, and so do its
+// connections and transactions.
+type narrowPool struct{ providers.Pool }
 
 func (narrow) Open(ctx context.Context, config pgkeel.Config) (providers.Pool, error) {
 	pool, err := providers.Open(ctx, "pgx", config)
-	return struct{ providers.Pool }{pool}, err
+	return narrowPool{pool}, err
+}
+
+func (p narrowPool) Acquire(ctx context.Context) (providers.Conn, error) {
+	conn, err := p.Pool.Acquire(ctx)
+	return struct{ providers.Conn }{conn}, err
+}
+
+func (p narrowPool) Begin(ctx context.Context, opts providers.TxOptions) (providers.Tx, error) {
+	tx, err := p.Pool.Begin(ctx, opts)
+	return struct{ providers.Tx }{tx}, err
 }
 
 // A provider need not copy, send batches or stand on pgx.
@@ -233,14 +247,33 @@ func TestNarrowProvider(t *testing.T) {
 	if n := value[int](t, db, "select 7"); n != 7 {
 		t.Error(n)
 	}
-	if db.Unwrap() != nil || db.SQL() != nil {
+	if db.SQL() != nil {
 		t.Error("it stands on pgx")
 	}
-	batch := &pgx.Batch{}
-	batch.Queue("select 1")
-	_, copied := db.CopyFrom(t.Context(), pgx.Identifier{"t"}, nil, pgx.CopyFromRows(nil))
-	for _, err := range []error{db.SendBatch(t.Context(), batch).Close(), copied} {
-		mustSay(t, err, errors.ErrUnsupported, "by this provider", "nothing was sent")
-		mustBe(t, err, pgkeel.OutcomeNotSent)
+	onEach(t, db, func(t *testing.T, q statements) {
+		l := q.(loader)
+		if standsOnPgx(q) {
+			t.Error("it stands on pgx")
+		}
+		batch := &pgx.Batch{}
+		batch.Queue("select 1")
+		_, copied := l.CopyFrom(t.Context(), pgx.Identifier{"t"}, nil, pgx.CopyFromRows(nil))
+		for _, err := range []error{l.SendBatch(t.Context(), batch).Close(), copied} {
+			mustSay(t, err, errors.ErrUnsupported, "by this provider", "nothing was sent")
+			mustBe(t, err, pgkeel.OutcomeNotSent)
+		}
+	})
+}
+
+// standsOnPgx reports whether there is something of pgx underneath.
+func standsOnPgx(q statements) bool {
+	switch q := q.(type) {
+	case *pgkeel.DB:
+		return q.Unwrap() != nil
+	case *pgkeel.Conn:
+		return q.Unwrap() != nil
+	case pgkeel.Tx:
+		return q.Unwrap() != nil
 	}
+	return true
 }

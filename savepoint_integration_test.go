@@ -71,8 +71,11 @@ func TestNestedRunTxFails(t *testing.T) {
 		}, nil, "at most 63"},
 		"in use": {func(ctx context.Context, tx pgkeel.Tx) error {
 			rows, err := tx.Query(ctx, "select 1")
+			if err != nil {
+				return err
+			}
 			defer rows.Close()
-			return errors.Join(err, tx.RunTx(ctx, nop))
+			return tx.RunTx(ctx, nop)
 		}, pgkeel.ErrConcurrentUse, ""},
 		"a failed statement that is passed over": {func(ctx context.Context, tx pgkeel.Tx) error {
 			return tx.RunTx(ctx, func(ctx context.Context, tx pgkeel.Tx) error {

@@ -33,7 +33,7 @@ type person struct {
 	Age      *int32
 	Tags     []string
 	Hidden   string `db:"-"`
-	secret   string
+	secret   string //nolint:unused // what reflection must leave alone
 	Address  *address
 	Work     address `db:"office"`
 }
@@ -239,6 +239,19 @@ func TestRegisteredStructIsAValue(t *testing.T) {
 type registered struct {
 	N    int32
 	City string
+}
+
+// undecodable is the codec of a type whose values cannot be read.
+type undecodable struct{ pgtype.TextCodec }
+
+func (undecodable) DecodeValue(*pgtype.Map, uint32, int16, []byte) (any, error) { return nil, errMine }
+
+func TestValuesThatCannotBeDecoded(t *testing.T) {
+	db := openDB(t, one(), pgkeel.WithAfterConnect(func(_ context.Context, conn *pgx.Conn) error {
+		conn.TypeMap().RegisterType(&pgtype.Type{Name: "xml", OID: pgtype.XMLOID, Codec: undecodable{}})
+		return nil
+	}))
+	onEach(t, db, refuses[map[string]any]("select '<a/>'::xml as a from generate_series(1, 9)", "mine"))
 }
 
 func TestTimeWithZone(t *testing.T) {

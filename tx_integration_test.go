@@ -202,6 +202,7 @@ func TestRunTxTimeout(t *testing.T) {
 		},
 		"between two": func(ctx context.Context, tx pgkeel.Tx) error {
 			<-ctx.Done()
+			mustSay(t, context.Cause(ctx), nil, "the transaction's timeout")
 			return insert(ctx, tx, 2)
 		},
 		"before the commit": func(ctx context.Context, _ pgkeel.Tx) error {

@@ -267,7 +267,7 @@ func TestScanPanics(t *testing.T) {
 			func() { _, _ = pgkeel.One[panicking](t.Context(), q, "select 1") },
 			func() { _, _ = pgkeel.All[panicking](t.Context(), q, "select n from generate_series(1, 9) n") },
 			func() {
-				for range pgkeel.Each[panicking](t.Context(), q, "select n from generate_series(1, 9) n") { //nolint:revive // the panic is in the scan
+				for range pgkeel.Each[panicking](t.Context(), q, "select n from generate_series(1, 9) n") {
 				}
 			},
 		} {
