@@ -30,7 +30,7 @@ var (
 // check refuses a statement that is not one COPY that way. The driver would wait
 // for ever for data of one the other way, and run whatever else is in it.
 func (w copyWay) check(sql string, nothing bool) error {
-	fault := ""
+	var fault string
 	switch {
 	case nothing:
 		fault = "the " + w.peer + " is nil"
