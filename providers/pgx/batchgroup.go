@@ -307,10 +307,10 @@ func (s *stream) turn(g *group, to providers.BatchState) {
 // what became of what was awaited.
 func (s *stream) writeOff(awaited *flight) providers.Outcome {
 	all := s.flights.all()
-	sent := all[:len(all)-s.flights.unsent]
 	if awaited != nil {
-		sent = append([]flight{*awaited}, sent...)
+		all = append([]flight{*awaited}, all...)
 	}
+	sent := all[:len(all)-s.flights.unsent]
 	if s.inTx { // the transaction is lost with the connection
 		s.turn(&group{n: len(s.report.States)}, providers.BatchRolledBack)
 		s.turnSent(sent, func(*group) providers.BatchState { return providers.BatchRolledBack })
@@ -332,22 +332,26 @@ func (s *stream) writeOff(awaited *flight) providers.Outcome {
 			return providers.BatchRolledBack
 		}
 	}
-	result := providers.BatchNotAttempted
-	if s.group != nil && s.group.sent {
-		result = fate(s.group)
-		s.turn(s.group, result)
+	for _, f := range all { // what ends a group may not be sent yet
+		s.turn(f.group, fate(f.group))
 	}
-	for _, f := range slices.Backward(sent) {
-		result = fate(f.group)
-		s.turn(f.group, result)
+	if s.group != nil {
+		s.turn(s.group, fate(s.group))
 	}
 	s.turnSent(sent, fate)
-	return stateOutcome[result]
+	switch {
+	case len(sent) > 0:
+		return stateOutcome[fate(sent[0].group)]
+	case slices.Contains(s.report.States, providers.BatchRolledBack):
+		return providers.OutcomeRolledBack
+	default:
+		return providers.OutcomeNotSent
+	}
 }
 
 var stateOutcome = map[providers.BatchState]providers.Outcome{
 	providers.BatchOK: providers.OutcomeCommitted, providers.BatchUnknown: providers.OutcomeUnknown,
-	providers.BatchRolledBack: providers.OutcomeRolledBack, providers.BatchNotAttempted: providers.OutcomeNotSent,
+	providers.BatchRolledBack: providers.OutcomeRolledBack,
 }
 
 // turnSent changes the state of what was sent and never answered.

@@ -160,6 +160,7 @@ func (s *stream) run() {
 			}
 			s.put(it)
 		}
+		s.flush() // the source may take its time
 	}
 	if g := s.group; g != nil && (s.sourceErr != nil || s.over()) {
 		g.failed = true // a part of it is missing
@@ -229,7 +230,7 @@ func (s *stream) close() {
 	}
 	ctx, cancel := detached(s.ctx)
 	defer cancel()
-	if _, err := s.conn.Exec(ctx, undo); err != nil {
+	if _, err := s.conn.Exec(ctx, undo); err != nil && pg.TxStatus() != 'E' { // in which nobody can commit
 		_ = s.conn.Close(ended()) // rolls back as well
 	}
 }

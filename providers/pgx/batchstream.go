@@ -31,6 +31,11 @@ type flights struct {
 }
 
 func (q *flights) push(f flight) {
+	if q.head > len(q.queue)/2 { // in a stream without an end it is never empty
+		rest := copy(q.queue, q.queue[q.head:])
+		clear(q.queue[rest:])
+		q.queue, q.head = q.queue[:rest], 0
+	}
 	q.queue = append(q.queue, f)
 	q.unsent++
 	if f.item != nil {
@@ -369,27 +374,13 @@ func (s *stream) failedOnce() {
 
 // skip drops what the server skips behind an error: they were not attempted.
 func (s *stream) skip() {
-	for s.flights.len() > s.flights.unsent {
+	for s.flights.len() > 0 {
 		if next := s.flights.all()[0]; next.item == nil && next.control == "" {
 			return
 		}
 		s.flights.pop()
 	}
-	s.skipUnsent()
-}
-
-// skipUnsent drops what is in the buffer up to the next Sync. The server will
-// skip that as well.
-func (s *stream) skipUnsent() {
-	q := &s.flights
-	for q.len() > 0 {
-		if next := q.all()[0]; next.item == nil && next.control == "" {
-			return
-		}
-		q.pop()
-		q.unsent--
-	}
-	s.skipping = true
+	s.skipping = true // the Sync is still to be sent
 }
 
 func (s *stream) readControl(f flight) {
