@@ -82,7 +82,7 @@ func (q Queue) withDefaults(of Queue) Queue {
 type queue struct {
 	Queue
 	channel string
-	// ready has a token when there may be something to take.
+	// ready has a token when there may be something to take, the end included.
 	ready chan struct{}
 	// done is closed at the end.
 	done chan struct{}
@@ -239,6 +239,7 @@ func (q *queue) take() (Event, bool, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.err != nil {
+		q.wake() // whoever else waits
 		return Event{}, false, q.err
 	}
 	if q.Overflow == Block && q.n > q.Size {
@@ -295,6 +296,7 @@ func (q *queue) end(err error) bool {
 	q.err = err
 	q.ring, q.n, q.tail = nil, 0, marks{}
 	close(q.done)
+	q.wake()
 	return true
 }
 

@@ -33,9 +33,12 @@ func (s *Subscription) Next(ctx context.Context) (Event, error) {
 		if ok || err != nil {
 			return e, err
 		}
+		if ctx.Done() == nil { // a plain wait costs much less
+			<-s.q.ready
+			continue
+		}
 		select {
 		case <-s.q.ready:
-		case <-s.q.done:
 		case <-ctx.Done():
 			return Event{}, fmt.Errorf("pgkeel: wait for channel %q: %w", s.q.channel, context.Cause(ctx))
 		}

@@ -139,6 +139,9 @@ func faults(r Result) []string {
 	if more := r.AllocsOurs - r.AllocsBaseline; bar.NoMoreAllocs && more > allocTolerance {
 		faults = append(faults, fmt.Sprintf("%.1f allocations more", more))
 	}
+	if p50, ok := r.metric(latency50); ok && bar.Added > 0 && p50.Ours-p50.Baseline > float64(bar.Added.Microseconds()) {
+		faults = append(faults, fmt.Sprintf("median %.0f us longer", p50.Ours-p50.Baseline))
+	}
 	return faults
 }
 

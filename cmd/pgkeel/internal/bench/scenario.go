@@ -68,6 +68,8 @@ type Bar struct {
 	CPU float64
 	// NoMoreAllocs promises that ours allocates no more often.
 	NoMoreAllocs bool
+	// Added is by how much the median may be longer.
+	Added time.Duration
 }
 
 // The promises of the project.

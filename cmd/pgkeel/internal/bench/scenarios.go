@@ -13,7 +13,7 @@ import (
 
 // Scenarios returns all there are, in the order of the report.
 func Scenarios() []Scenario {
-	return []Scenario{
+	return append([]Scenario{
 		single("queryrow", "a row by its key", nothingEnabled, queryRow),
 		parallel(single("queryrow.par", "the same by several callers", nothingEnabled, queryRow)),
 		single("queryrow.hooks", "the same with hooks on every event and leak detection", Bar{}, queryRow, hooked()...),
@@ -27,7 +27,7 @@ func Scenarios() []Scenario {
 		copying(),
 		items("one", "a row as a struct: One, pgx.CollectExactlyOneRow", onHandle(oneOnHandle), onPool(oneOnPool)),
 		items("all1000", "1,000 rows as structs: All, pgx.CollectRows", onHandle(allOnHandle), onPool(allOnPool)),
-	}
+	}, notifications()...)
 }
 
 // items is a scenario on the table items with nothing enabled.
