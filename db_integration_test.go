@@ -4,10 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"io"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel"
 	"github.com/pgkeel/pgkeel/pgtest"
@@ -17,6 +20,8 @@ import (
 // loader is a DB, a Conn or a Tx.
 type loader interface {
 	statements
+	CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgconn.CommandTag, error)
+	CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.CommandTag, error)
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 	CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error)
 }
@@ -35,7 +40,15 @@ func TestBatchAndCopy(t *testing.T) {
 		if n != 2 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
-		mustHave(t, l, 1, 2, 3, 4)
+		tag, err := l.CopyFromReader(t.Context(), strings.NewReader("5\n"), "copy t from stdin")
+		if tag.RowsAffected() != 1 || err != nil {
+			t.Errorf("%s, %v", tag, err)
+		}
+		mustHave(t, l, 1, 2, 3, 4, 5)
+		var out strings.Builder
+		if _, err := l.CopyToWriter(t.Context(), &out, "copy (select n from t where n > 3 order by n) to stdout"); out.String() != "4\n5\n" || err != nil {
+			t.Errorf("%q, %v", &out, err)
+		}
 
 		err = l.SendBatch(t.Context(), nil).Close()
 		mustSay(t, err, nil, "the batch is nil", "nothing was sent")
@@ -258,7 +271,9 @@ func TestNarrowProvider(t *testing.T) {
 		batch := &pgx.Batch{}
 		batch.Queue("select 1")
 		_, copied := l.CopyFrom(t.Context(), pgx.Identifier{"t"}, nil, pgx.CopyFromRows(nil))
-		for _, err := range []error{l.SendBatch(t.Context(), batch).Close(), copied} {
+		_, read := l.CopyFromReader(t.Context(), strings.NewReader(""), "copy t from stdin")
+		_, written := l.CopyToWriter(t.Context(), io.Discard, "copy t to stdout")
+		for _, err := range []error{l.SendBatch(t.Context(), batch).Close(), copied, read, written} {
 			mustSay(t, err, errors.ErrUnsupported, "by this provider", "nothing was sent")
 			mustBe(t, err, pgkeel.OutcomeNotSent)
 		}

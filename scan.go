@@ -94,8 +94,16 @@ func (s *rowScanner) scan(rows pgx.Rows, v reflect.Value) error {
 	case shapeStruct:
 		return s.scanStruct(rows, v)
 	default:
-		return rows.Scan(v.Addr().Interface())
+		return s.scanValue(rows, v)
 	}
+}
+
+func (s *rowScanner) scanValue(rows pgx.Rows, v reflect.Value) error {
+	if s.dest == nil {
+		s.dest = make([]any, 1)
+	}
+	s.dest[0] = v.Addr().Interface()
+	return rows.Scan(s.dest...)
 }
 
 func (s *rowScanner) scanStruct(rows pgx.Rows, v reflect.Value) error {
