@@ -13,6 +13,7 @@ type crew struct {
 	ctx     context.Context //nolint:containedctx // that of the round, which is the crew's life
 	cancel  context.CancelCauseFunc
 	workers []worker
+	timed   func(caller, n int) bool
 	working sync.WaitGroup
 	living  sync.WaitGroup
 }
@@ -27,15 +28,16 @@ type worker struct {
 }
 
 // newCrew starts the callers, who wait for their first turn. Dismiss them.
-func newCrew(ctx context.Context, callers int, op Op) *crew {
-	c := &crew{workers: make([]worker, callers)}
+// Latencies are those of the operations that timed names, of all if it is nil.
+func newCrew(ctx context.Context, callers int, op Op, timed func(caller, n int) bool) *crew {
+	c := &crew{workers: make([]worker, callers), timed: timed}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	for i := range c.workers {
 		w := &c.workers[i]
 		w.turns = make(chan time.Time)
 		c.living.Go(func() {
 			for until := range w.turns {
-				if w.work(c.ctx, op, i, until); w.err != nil {
+				if w.work(c, op, i, until); w.err != nil {
 					c.cancel(w.err) // the others need not go on
 				}
 				c.working.Done()
@@ -46,14 +48,16 @@ func newCrew(ctx context.Context, callers int, op Op) *crew {
 }
 
 // work calls op until the time has come, and at least once.
-func (w *worker) work(ctx context.Context, op Op, number int, until time.Time) {
+func (w *worker) work(c *crew, op Op, number int, until time.Time) {
 	for begun := time.Now(); ; {
-		if w.err = op(ctx, number, w.ops); w.err != nil {
+		if w.err = op(c.ctx, number, w.ops); w.err != nil {
 			return
 		}
-		w.ops++
 		ended := time.Now()
-		w.latency.record(ended.Sub(begun))
+		if c.timed == nil || c.timed(number, w.ops) {
+			w.latency.record(ended.Sub(begun))
+		}
+		w.ops++
 		if !ended.Before(until) {
 			return
 		}

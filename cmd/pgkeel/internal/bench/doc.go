@@ -18,10 +18,18 @@
 // server is another one. Allocations are counted over the whole process too,
 // hence the fractions: a health check of either pool can fall into a turn.
 //
+// The scenarios of pipelining fix what a promise depends on: the number of
+// callers, and how many connections each side has. Where pgxpool gets its best
+// size, that is found first by trying each for a moment. A server far away is one
+// behind a proxy in this process that delivers a millisecond late each way, on
+// both sides; the CPU time then includes the proxy's. Slices are longer there,
+// since a turn ends when what is under way at its end has ended.
+//
 // # Output
 //
 // A table, or with -json one object a line and metric. The throughput bears the
-// scenario's name; its other metrics append .cpu, .p50, .p99 and .bytes.
+// scenario's name; its other metrics append .cpu, .p50, .p99 and .bytes. Below the
+// table stands what the sides had to tell, and which promises held.
 //
 // # On your database
 //

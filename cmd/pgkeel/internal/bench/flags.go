@@ -64,7 +64,7 @@ func printUsage(flags *flag.FlagSet, w io.Writer) {
 	flags.PrintDefaults()
 	fmt.Fprint(w, "\nscenarios:\n")
 	for _, sc := range Scenarios() {
-		fmt.Fprintf(w, "  %-16s %s\n", sc.Name, sc.About)
+		fmt.Fprintf(w, "  %-18s %s\n", sc.Name, sc.About)
 	}
 }
 
@@ -97,7 +97,7 @@ func selected(all []Scenario, only string) ([]Scenario, error) {
 	names := make([]string, len(all))
 	for i, sc := range all {
 		names[i] = sc.Name
-		if expr.MatchString(sc.Name) {
+		if expr.MatchString(sc.Name) && (only != "" || !onlyOnRequest[sc.Name]) {
 			matched = append(matched, sc)
 		}
 	}

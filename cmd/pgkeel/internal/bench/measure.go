@@ -48,6 +48,8 @@ type meter struct {
 	// duration is what each side gets in a round, a slice at a time.
 	duration, slice time.Duration
 	callers         int
+	// timed says which operations count for the latency; nil for all.
+	timed func(caller, n int) bool
 }
 
 // play warms both sides up and plays the rounds.
@@ -74,7 +76,7 @@ func (m meter) round(ctx context.Context, sides [2]Side) (pair [2]sample, err er
 	defer cancel()
 	var crews [2]*crew
 	for i, side := range sides {
-		crews[i] = newCrew(ctx, m.callers, side.Op)
+		crews[i] = newCrew(ctx, m.callers, side.Op, m.timed)
 		defer crews[i].dismiss()
 	}
 	for i, c := range crews {

@@ -97,6 +97,39 @@ func TestARoundCountsOperationsLatenciesAndAllocations(t *testing.T) {
 	}
 }
 
+func TestOnlyLatenciesThatAreAskedForCount(t *testing.T) {
+	var calls [2]atomic.Int64
+	m := brieflyWith(2)
+	m.timed = func(caller, n int) bool { return caller == 1 && n < 5 }
+	pair, err := m.round(t.Context(), [2]Side{counting(&calls[0]), counting(&calls[1])})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range pair {
+		// The first operation of each caller is outside of the measuring.
+		if s := &pair[i]; s.latency.total != 4 || s.ops != calls[i].Load()-2 {
+			t.Errorf("%s: %d latencies, %d operations of %d calls", sideNames[i], s.latency.total, s.ops, calls[i].Load())
+		}
+	}
+}
+
+func TestAScenarioMaySayHowItIsMeasured(t *testing.T) {
+	s := settings{duration: time.Second, callers: 7}
+	for _, tc := range []struct {
+		sc      Scenario
+		callers int
+		slice   time.Duration
+	}{
+		{Scenario{}, 1, defaultSlice},
+		{Scenario{Parallel: true}, 7, defaultSlice},
+		{Scenario{Callers: 128, Slice: time.Minute}, 128, time.Minute},
+	} {
+		if m := meterOf(s, tc.sc); m.callers != tc.callers || m.slice != tc.slice || m.duration != s.duration {
+			t.Errorf("%+v: %+v", tc.sc, m)
+		}
+	}
+}
+
 func TestAFailingCallerEndsTheRound(t *testing.T) {
 	fail := errors.New("on purpose")
 	for name, failsAt := range map[string]int{"at the first operation": 0, "later": 3} {

@@ -65,11 +65,12 @@ func rounded(v float64) float64 { return math.Round(v*1e4) / 1e4 }
 type table struct {
 	settings settings
 	w        io.Writer
+	notes    []string
 	held     []string
 	missed   []string
 }
 
-const tableFormat = "%-15s %11s %11s  %-20s  %-20s  %-15s  %s\n"
+const tableFormat = "%-18s %11s %11s  %-20s  %-20s  %-15s  %s\n"
 
 func (t *table) begin(db *database) error {
 	s := t.settings
@@ -81,6 +82,9 @@ func (t *table) begin(db *database) error {
 
 func (t *table) add(r Result) error {
 	t.judge(r)
+	for _, note := range r.Notes {
+		t.notes = append(t.notes, r.Scenario.Name+": "+note+"\n")
+	}
 	speed, _ := r.metric(throughput)
 	cpu, _ := r.metric(cpuPerOp)
 	p99, _ := r.metric(latency99)
@@ -98,6 +102,11 @@ allocations per operation: pgkeel / pgxpool.
 func (t *table) end() error {
 	if _, err := io.WriteString(t.w, legend); err != nil {
 		return err
+	}
+	if len(t.notes) > 0 {
+		if _, err := io.WriteString(t.w, strings.Join(t.notes, "")); err != nil {
+			return err
+		}
 	}
 	for _, list := range []struct {
 		verb  string
@@ -135,6 +144,12 @@ func faults(r Result) []string {
 	bar := r.Scenario.Bar
 	if cpu, ok := r.metric(cpuPerOp); ok && bar.CPU > 0 && cpu.Ratio > bar.CPU {
 		faults = append(faults, fmt.Sprintf("CPU %.3f > %.2f", cpu.Ratio, bar.CPU))
+	}
+	if speed, ok := r.metric(throughput); ok && bar.Throughput > 0 && speed.Ratio < bar.Throughput {
+		faults = append(faults, fmt.Sprintf("throughput %.3f < %.2f", speed.Ratio, bar.Throughput))
+	}
+	if p99, ok := r.metric(latency99); ok && bar.P99 > 0 && p99.Ratio > bar.P99 {
+		faults = append(faults, fmt.Sprintf("p99 %.3f > %.2f", p99.Ratio, bar.P99))
 	}
 	if more := r.AllocsOurs - r.AllocsBaseline; bar.NoMoreAllocs && more > allocTolerance {
 		faults = append(faults, fmt.Sprintf("%.1f allocations more", more))

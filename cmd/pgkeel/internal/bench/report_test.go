@@ -96,6 +96,49 @@ func TestTableTellsWhichBarsHeld(t *testing.T) {
 	}
 }
 
+func TestThroughputAndLatencyCanBePromised(t *testing.T) {
+	twice := [][2]sample{{aSample(200), aSample(100)}} // and half the latency
+	half := [][2]sample{{aSample(100), aSample(200)}}
+	for _, tc := range []struct {
+		bar   Bar
+		pairs [][2]sample
+		want  string
+	}{
+		{Bar{Throughput: 1.9}, twice, ""},
+		{Bar{Throughput: 2.1}, twice, "throughput 2.000 < 2.10"},
+		{Bar{Throughput: 0.95}, half, "throughput 0.500 < 0.95"},
+		{Bar{P99: 1.5}, twice, ""},
+		{Bar{P99: 1.5}, half, "p99 2.0"},
+		{Bar{Throughput: 1, P99: 1}, half, "throughput 0.500 < 1.00, p99 2.0"},
+		{Bar{Throughput: 1, P99: 1}, nil, ""}, // nothing could be measured
+	} {
+		got := strings.Join(faults(summarize(Scenario{Bar: tc.bar}, tc.pairs)), ", ")
+		if !strings.HasPrefix(got, tc.want) || tc.want == "" && got != "" {
+			t.Errorf("%+v: %q", tc.bar, got)
+		}
+	}
+}
+
+func TestTheTableTellsWhatTheSidesNote(t *testing.T) {
+	r := summarize(Scenario{Name: "noted"}, [][2]sample{{aSample(100), aSample(100)}})
+	r.Notes = []string{"ours was lucky", "theirs was not"}
+	for writes := range 4 { // header, row, legend, notes
+		w := fullAfter(writes)
+		rep := newReport(settings{}, &w)
+		if err := errors.Join(rep.begin(&database{}), rep.add(r), rep.end()); !errors.Is(err, errFull) {
+			t.Errorf("after %d writes: %v", writes, err)
+		}
+	}
+	var out bytes.Buffer
+	rep := newReport(settings{}, &out)
+	if err := errors.Join(rep.begin(&database{}), rep.add(r), rep.end()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasSuffix(out.String(), "pgxpool.\nnoted: ours was lucky\nnoted: theirs was not\n") {
+		t.Error(out.String())
+	}
+}
+
 func TestAThousandOperationsNeedNoDecimals(t *testing.T) {
 	if got := perSecond(1234.56); got != "1235/s" {
 		t.Error(got)

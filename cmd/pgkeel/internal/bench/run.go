@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -56,11 +57,8 @@ func run(ctx context.Context, s settings, stdout, stderr io.Writer) (err error) 
 
 // runScenario opens both sides, warms them up and plays the rounds.
 func runScenario(ctx context.Context, s settings, db *database, sc Scenario) (r Result, err error) {
-	site := Site{DSN: db.dsn, Schema: db.schema, PoolSize: s.callers}
-	m := meter{duration: s.duration, slice: defaultSlice, callers: 1}
-	if sc.Parallel {
-		m.callers = s.callers
-	}
+	m := meterOf(s, sc)
+	site := Site{DSN: db.dsn, Schema: db.schema, PoolSize: s.callers, Callers: m.callers, Duration: s.duration}
 	if sc.Setup != nil {
 		if err := db.admin(ctx, sc.Setup); err != nil {
 			return r, fmt.Errorf("setup: %w", err)
@@ -83,5 +81,21 @@ func runScenario(ctx context.Context, s settings, db *database, sc Scenario) (r 
 	if err != nil {
 		return r, err
 	}
-	return summarize(sc, pairs), nil
+	r = summarize(sc, pairs)
+	for _, side := range sides {
+		if side.Note != nil {
+			r.Notes = append(r.Notes, side.Note())
+		}
+	}
+	return r, nil
+}
+
+// meterOf is the meter for a scenario.
+func meterOf(s settings, sc Scenario) meter {
+	m := meter{duration: s.duration, slice: cmp.Or(sc.Slice, defaultSlice), callers: 1, timed: sc.Timed}
+	if sc.Parallel {
+		m.callers = s.callers
+	}
+	m.callers = cmp.Or(sc.Callers, m.callers)
+	return m
 }

@@ -20,6 +20,8 @@ type Op func(ctx context.Context, caller, n int) error
 type Side struct {
 	Op    Op
 	Close func(ctx context.Context) error
+	// Note is what the report tells of the side when it has worked. Optional.
+	Note func() string
 }
 
 // Site is where a side is to work.
@@ -28,8 +30,12 @@ type Site struct {
 	DSN string
 	// Schema of the scenario's tables; qualify their names with Table.
 	Schema string
-	// PoolSize is the same for both sides.
+	// PoolSize is the same for both sides, unless the scenario says otherwise.
 	PoolSize int
+	// Callers is how many will work at once.
+	Callers int
+	// Duration is what each side gets in a round.
+	Duration time.Duration
 }
 
 // Table is the quoted name of a table of the benchmark.
@@ -51,6 +57,15 @@ type Scenario struct {
 	About string
 	// Parallel runs it with as many callers as -callers says, otherwise one.
 	Parallel bool
+	// Callers runs it with as many callers, whatever -callers says. Optional.
+	Callers int
+	// Slice is how long a side works before it is the other's turn. What is
+	// under way at its end is waited for, so it must be long beside an
+	// operation. Optional.
+	Slice time.Duration
+	// Timed says which operations count for the latency: the n-th of a caller.
+	// Optional; all of them.
+	Timed func(caller, n int) bool
 	// Bar is what is promised of it; the report tells whether it held.
 	Bar Bar
 	// Setup makes the tables. It may run on a schema where an earlier scenario
@@ -66,6 +81,10 @@ type Scenario struct {
 type Bar struct {
 	// CPU is the highest ratio of CPU per operation.
 	CPU float64
+	// Throughput is the lowest ratio of throughput.
+	Throughput float64
+	// P99 is the highest ratio of the 99th percentile of the latency.
+	P99 float64
 	// NoMoreAllocs promises that ours allocates no more often.
 	NoMoreAllocs bool
 	// Added is by how much the median may be longer.

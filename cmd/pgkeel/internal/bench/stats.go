@@ -41,6 +41,8 @@ type Result struct {
 	Metrics []Metric
 	// AllocsOurs and AllocsBaseline are allocations per operation.
 	AllocsOurs, AllocsBaseline float64
+	// Notes are what the sides had to tell.
+	Notes []string
 }
 
 // metric finds one by its suffix.
