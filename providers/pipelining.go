@@ -12,6 +12,7 @@ const (
 	DefaultPipelineInFlight        = 256
 	DefaultPipelineGroup           = 64
 	DefaultPipelineResultBytes     = 256 << 10
+	DefaultPipelineSlowAfter       = 5 * time.Millisecond
 )
 
 // PipelineTraffic says which statements are pipelined.
@@ -54,6 +55,10 @@ type Pipelining struct {
 	// once. Of a statement that may have written 64 times as much is kept.
 	// Default: 256 KiB.
 	MaxResultBytes int32
+	// SlowAfter keeps a statement out that takes the server longer on average,
+	// the round trip left out: others would wait behind it, and it has little to
+	// gain. Default: 5 ms.
+	SlowAfter time.Duration
 	// Traffic says which statements are pipelined. Default: all.
 	Traffic PipelineTraffic
 }
@@ -73,6 +78,9 @@ func (p Pipelining) Resolved() Pipelining {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
+	}
+	if p.SlowAfter == 0 {
+		p.SlowAfter = DefaultPipelineSlowAfter
 	}
 	if p.Traffic == PipelineReads {
 		p.Connections = 0
@@ -99,6 +107,7 @@ func (f *faults) pipelining(c Config) {
 		f.addf(d.value < 0, "Pipelining."+d.field, "%d is negative; leave it 0 for the default", d.value)
 		f.addf(d.value > d.most, "Pipelining."+d.field, "%d is more than the %d that make sense", d.value, d.most)
 	}
+	f.addf(p.SlowAfter < 0, "Pipelining.SlowAfter", "%s is negative; leave it 0 for %s", p.SlowAfter, DefaultPipelineSlowAfter)
 	f.addf(p.Traffic > PipelineOnRequest, "Pipelining.Traffic", "%d is none of PipelineAll, PipelineReads, PipelineOnRequest", p.Traffic)
 	f.addf(p.Traffic == PipelineReads && p.Connections > 0, "Pipelining.Connections", "has no effect with PipelineReads; leave it out")
 	f.addf(c.Profile == ProfilePgBouncer, "Pipelining",

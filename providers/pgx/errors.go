@@ -141,7 +141,19 @@ func (p *Pool) mapError(ctx context.Context, op string, err error) error {
 	if ended := ctx.Err(); ended != nil && causedBy(ended, err, pg) {
 		return &providers.TimeoutError{Operation: op, Limit: limitOf(ctx), Err: mapped, Context: ended}
 	}
+	if pg != nil && pg.IsReadOnly() && providers.IsReadOnly(ctx) {
+		return forReader(mapped)
+	}
 	return withoutArguments(mapped, op)
+}
+
+// forReader says what to do about a write that was declared a read.
+func forReader(err error) error {
+	var pg *providers.PGError
+	if errors.As(err, &pg) && pg.Hint == "" {
+		pg.Hint = "it was declared read-only (Reader, WithReadOnly): run what writes on the handle itself"
+	}
+	return err
 }
 
 // errConnLost refuses a statement on a connection that is known to be closed.

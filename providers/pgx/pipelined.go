@@ -1,7 +1,6 @@
 package pgx
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,8 +64,8 @@ func pipelineOptions(c providers.Pipelining, pc *pgxpool.Config) pipeline.Option
 		Connections: int(c.Connections), ReadConnections: int(c.ReadConnections),
 		MaxInFlight: int(c.MaxInFlight), MaxGroup: int(c.MaxGroup),
 		MaxRequestBytes: pipelineRequestBytes, MaxResultBytes: int(c.MaxResultBytes),
-		MaxStatements: pipelineStatements,
-		MaxLifetime:   pc.MaxConnLifetime, MaxIdleTime: pc.MaxConnIdleTime,
+		MaxStatements: pipelineStatements, SlowAfter: c.SlowAfter,
+		MaxLifetime: pc.MaxConnLifetime, MaxIdleTime: pc.MaxConnIdleTime,
 	}
 }
 
@@ -231,7 +230,7 @@ func (pl *pipelined) do(ctx context.Context, op string, st pipeline.Statement) (
 		return nil, pl.mapError(ctx, op, err)
 	}
 	if err := result.Err(); err != nil {
-		result.SetErr(pl.pool.mapError(ctx, op, forReader(err, st.ReadOnly)))
+		result.SetErr(pl.pool.mapError(ctx, op, err))
 	}
 	return result, nil
 }
@@ -258,18 +257,6 @@ type doneError struct{ error }
 
 func (e *doneError) Unwrap() error              { return e.error }
 func (e *doneError) Outcome() providers.Outcome { return providers.OutcomeCommitted }
-
-// forReader says what to do about a write that was declared a read.
-func forReader(err error, readOnly bool) error {
-	var pg *pgconn.PgError
-	if readOnly && errors.As(err, &pg) && pg.Code == codeReadOnly {
-		pg.Hint = cmp.Or(pg.Hint, "it was declared read-only (Reader, WithReadOnly); run what writes on the handle itself")
-	}
-	return err
-}
-
-// codeReadOnly is the SQLSTATE of a write where none is allowed.
-const codeReadOnly = "25006"
 
 // query runs a statement and hands out its rows. Where it returns ErrElsewhere,
 // what hooks have seen begin goes on with the context and the firing.
@@ -349,6 +336,13 @@ func (t traced) end(tag pgconn.CommandTag, err error) {
 func (pl *pipelined) reset() {
 	if pl != nil {
 		pl.engine.Reset()
+	}
+}
+
+// passed notes that a connection of the pool was there for a statement.
+func (pl *pipelined) passed() {
+	if pl != nil {
+		pl.engine.Passed()
 	}
 }
 

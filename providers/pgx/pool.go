@@ -268,6 +268,7 @@ func (p *Pool) queryIn(ctx context.Context, sql string, args []any, scope []prov
 		firing.End(0, err)
 		return failedRows(err), err
 	}
+	p.pipelined.passed()
 	st := statement{lease: l, owned: true, sql: sql, args: args, firing: firing}
 	return p.queryOn(ctx, l.newRows(), st, declared(ctx, scope), nil)
 }
@@ -287,6 +288,7 @@ func (p *Pool) execIn(ctx context.Context, sql string, args []any, scope []provi
 		firing.End(0, err)
 		return pgconn.CommandTag{}, err
 	}
+	p.pipelined.passed()
 	st := statement{lease: l, owned: true, sql: sql, args: args, firing: firing}
 	return p.execOn(ctx, st, declared(ctx, scope), nil)
 }

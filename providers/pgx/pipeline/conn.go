@@ -23,10 +23,12 @@ type conn struct {
 	readOnly bool
 
 	// load is the number of requests, queued or sent; headSince when the oldest
-	// unanswered segment became that, in nanoseconds of the engine's clock, or
-	// 0. Both can be read without the lock.
-	load      atomic.Int32
-	headSince atomic.Int64
+	// unanswered segment became that, by the engine's clock, or 0; headPassed how
+	// many segments and statements had passed then. They are read without the
+	// lock.
+	load       atomic.Int32
+	headSince  atomic.Int64
+	headPassed atomic.Int64
 	// service is the moving average of a segment's time.
 	service atomic.Int64
 	// retired says that it takes no new requests.
@@ -167,7 +169,7 @@ func (c *conn) compose() {
 		}
 		out = appendSync(out)
 		if len(c.inflight) == 0 {
-			c.headSince.Store(c.engine.clock(now))
+			c.startHead(now)
 		}
 		c.inflight = append(c.inflight, seg)
 		c.engine.stats.composed(n, len(c.inflight))

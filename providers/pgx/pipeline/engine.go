@@ -48,6 +48,9 @@ type Options struct {
 	MaxResultBytes int
 	// MaxStatements is how many statements are prepared.
 	MaxStatements int
+	// SlowAfter is the average time from which on a statement is left to others,
+	// the round trip left out.
+	SlowAfter time.Duration
 	// MaxLifetime and MaxIdleTime end a connection; PingAfter is how long an
 	// idle one is trusted, PingTimeout how long its answer may take.
 	MaxLifetime, MaxIdleTime, PingAfter, PingTimeout time.Duration
@@ -109,6 +112,8 @@ type Engine struct {
 	types      atomic.Pointer[pgtype.Map]
 	began      time.Time
 	stats      stats
+	// passed counts what got on: segments here, statements elsewhere.
+	passed atomic.Int64
 
 	write, read []slot
 
@@ -240,11 +245,8 @@ func (e *Engine) send(ctx context.Context, c *conn, r *request) (*request, error
 // slowLimit is the service time from which on a statement has a connection for
 // itself.
 func (e *Engine) slowLimit() time.Duration {
-	return slowAfter + time.Duration(e.stats.roundTrip.Load())
+	return e.opts.SlowAfter + time.Duration(e.stats.roundTrip.Load())
 }
-
-// slowAfter is how long a statement may take, the round trip left out.
-const slowAfter = 2 * time.Millisecond
 
 // encode makes the bytes of a request.
 func (e *Engine) encode(r *request, s *statement, args []any) error {

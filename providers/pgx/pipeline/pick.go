@@ -50,10 +50,14 @@ func (c *conn) idleFor(now time.Time) time.Duration {
 }
 
 // A connection is held up when what it is working on takes this long, and
-// several times as long as usual.
+// several times as long as usual, while others got on: else the whole machine
+// may be slow, and to send its work elsewhere would only add to it. Where nobody
+// gets on, only a much longer time tells.
 const (
-	heldUpAfter  = 2 * time.Millisecond
+	heldUpAfter  = 5 * time.Millisecond
 	heldUpFactor = 4
+	heldUpPassed = 8
+	heldUpAlone  = 100 * time.Millisecond
 )
 
 // isHeldUp reports whether something slow is at the head of the line.
@@ -62,9 +66,22 @@ func (c *conn) isHeldUp(now time.Time) bool {
 	if since == 0 {
 		return false
 	}
-	usual := time.Duration(c.service.Load())
 	held := time.Duration(c.engine.clock(now) - since)
-	return held > max(heldUpAfter, heldUpFactor*usual)
+	usual := heldUpFactor * time.Duration(c.service.Load())
+	if held <= max(heldUpAfter, usual) {
+		return false
+	}
+	return held > max(heldUpAlone, usual) || c.engine.passed.Load()-c.headPassed.Load() >= heldUpPassed
+}
+
+// Passed notes that a statement was run elsewhere at once, so that whoever is
+// held up here could be, too.
+func (e *Engine) Passed() { e.passed.Add(1) }
+
+// startHead notes since when the head of the line is that. The lock is held.
+func (c *conn) startHead(now time.Time) {
+	c.headPassed.Store(c.engine.passed.Load())
+	c.headSince.Store(c.engine.clock(now))
 }
 
 // watchEvery is how often the connections are looked at while they work.

@@ -316,6 +316,7 @@ func (c *conn) finish() {
 	took := now.Sub(laterOf(seg.sent, c.lastDone))
 	c.lastDone = now
 	observe(&c.service, took)
+	c.engine.passed.Add(1)
 	var stale []*statement
 	c.mu.Lock()
 	for i := range seg.ops {
@@ -341,7 +342,7 @@ func (c *conn) finish() {
 	c.inflight = append(c.inflight[:0], c.inflight[1:]...)
 	c.headSince.Store(0)
 	if len(c.inflight) > 0 {
-		c.headSince.Store(c.engine.clock(now))
+		c.startHead(now)
 	}
 	seg.reset()
 	c.free = append(c.free, seg)
