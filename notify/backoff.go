@@ -9,8 +9,8 @@ import (
 // backoff is the pause before the next attempt.
 type backoff struct {
 	lowest, highest time.Duration
-	// next is the longest that the next pause may be.
-	next time.Duration
+	// next is the longest that the next pause may be, last is the last one.
+	next, last time.Duration
 }
 
 func newBackoff(lowest, highest time.Duration) *backoff {
@@ -24,13 +24,14 @@ func (b *backoff) pause() time.Duration {
 	if longest <= b.highest/2 { // or doubling could overflow
 		b.next = 2 * longest
 	}
-	return longest - rand.N(longest/2+1) //nolint:gosec // to spread, not to hide
+	b.last = longest - rand.N(longest/2+1) //nolint:gosec // to spread, not to hide
+	return b.last
 }
 
 // lived starts over after a connection that lasted longer than the pause before
 // it. One that is lost at once, again and again, is left to the growing pause.
 func (b *backoff) lived(d time.Duration) {
-	if d >= b.next {
+	if d >= b.last {
 		b.next = b.lowest
 	}
 }

@@ -209,6 +209,18 @@ func TestBackoffDoesNotOverflow(t *testing.T) {
 	}
 }
 
+func TestAConnectionThatLivedStartsOver(t *testing.T) {
+	b := newBackoff(100, 1000)
+	b.pause()
+	last := b.pause()
+	if b.lived(last - 1); b.next != 400 {
+		t.Errorf("one that lived less than its pause: the next is %d", b.next)
+	}
+	if b.lived(last); b.next != 100 {
+		t.Errorf("one that lived as long as its pause: the next is %d", b.next)
+	}
+}
+
 // A dead peer looks idle.
 func TestTrap43AHeartbeatFindsADeadPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -27,6 +27,7 @@ func scenes() []scene {
 		{name: "Reads", weight: 4, play: reads},
 		{name: "Transactions", weight: 3, play: transactions},
 		{name: "Killed connections", weight: 1, play: killed},
+		{name: "Notifications", play: notifications},
 		{name: "Limits", play: limits},
 		{name: "Replica", play: replica},
 	}
