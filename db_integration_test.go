@@ -253,10 +253,7 @@ func (p narrowPool) Begin(ctx context.Context, opts providers.TxOptions) (provid
 
 // A provider need not copy, send batches or stand on pgx.
 func TestNarrowProvider(t *testing.T) {
-	if err := providers.Register(t.Name(), narrow{}); err != nil {
-		t.Fatal(err)
-	}
-	db := openDB(t, pgkeel.WithProvider(t.Name()))
+	db := openDB(t, pgkeel.WithProvider(register(t, narrow{})))
 	if n := value[int](t, db, "select 7"); n != 7 {
 		t.Error(n)
 	}

@@ -15,18 +15,14 @@ import (
 	"github.com/pgkeel/pgkeel/providers/pgx/mocks"
 )
 
-// overMock opens the face over a mocked provider, which is registered under the
-// test's name, and returns the mock of its pool.
+// overMock opens the face over a mocked provider, and returns the mock of its pool.
 func overMock(t *testing.T, options ...pgkeel.Option) (*pgkeel.DB, *mocks.MockPool) {
 	t.Helper()
 	t.Cleanup(func() { goleak.VerifyNone(t) })
 	ctrl := gomock.NewController(t)
 	provider, pool := mocks.NewMockProvider(ctrl), mocks.NewMockPool(ctrl)
 	provider.EXPECT().Open(gomock.Any(), gomock.Any()).Return(pool, nil)
-	if err := providers.Register(t.Name(), provider); err != nil {
-		t.Fatal(err)
-	}
-	db, err := pgkeel.Open(t.Context(), "host=none", append(options, pgkeel.WithProvider(t.Name()))...)
+	db, err := pgkeel.Open(t.Context(), "host=none", append(options, pgkeel.WithProvider(register(t, provider)))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/pgkeel/pgkeel"
 	"github.com/pgkeel/pgkeel/pgtest"
+	"github.com/pgkeel/pgkeel/providers"
 )
 
 // patience is how long a condition may take on a slow machine.
@@ -49,6 +52,18 @@ func closeDB(t testing.TB, db *pgkeel.DB) {
 // one keeps the pool to a single connection, so that what a test leaves in it is
 // seen by what comes next.
 func one() pgkeel.Option { return pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: 1, InitialSize: 1}) }
+
+var registrations atomic.Int64
+
+// register makes a provider known under a name that no other test run has.
+func register(t testing.TB, p providers.Provider) (name string) {
+	t.Helper()
+	name = fmt.Sprintf("%s %d", t.Name(), registrations.Add(1))
+	if err := providers.Register(name, p); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
 
 // statements is what a DB, a Conn and a Tx have in common.
 type statements interface {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/pgkeel/pgkeel"
 	"github.com/pgkeel/pgkeel/notify"
-	"github.com/pgkeel/pgkeel/providers"
 )
 
 func TestListen(t *testing.T) {
@@ -78,10 +77,7 @@ func TestListenThatCannotWork(t *testing.T) {
 }
 
 func TestListenOfAProviderThatHasNone(t *testing.T) {
-	if err := providers.Register(t.Name(), narrow{}); err != nil {
-		t.Fatal(err)
-	}
-	db := openDB(t, pgkeel.WithProvider(t.Name()))
+	db := openDB(t, pgkeel.WithProvider(register(t, narrow{})))
 	_, err := db.Listen(t.Context(), notify.Options{})
 	mustSay(t, err, errors.ErrUnsupported, "by this provider", "nothing was sent")
 	mustBe(t, err, pgkeel.OutcomeNotSent)

@@ -28,10 +28,7 @@ func (c *capturing) Open(_ context.Context, config providers.Config) (providers.
 func configOf(t *testing.T, dsn string, options ...pgkeel.Option) providers.Config {
 	t.Helper()
 	var p capturing
-	if err := providers.Register(t.Name(), &p); err != nil {
-		t.Fatal(err)
-	}
-	_, err := pgkeel.Open(t.Context(), dsn, append(options, pgkeel.WithProvider(t.Name()))...)
+	_, err := pgkeel.Open(t.Context(), dsn, append(options, pgkeel.WithProvider(register(t, &p)))...)
 	if !errors.Is(err, errCaptured) {
 		t.Fatal(err)
 	}
