@@ -3,7 +3,6 @@ package pgx
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -28,17 +27,15 @@ func (p *Pool) copyFrom(ctx context.Context, conn *pgx.Conn, table pgx.Identifie
 		err = errPanicked // until the source came back
 		defer func() { f.End(n, err) }()
 	}
-	guard := sources.Get().(*source)
+	s := sessionOf(conn)
+	guard := &s.source
 	guard.inner = src
 	if waiting, ok := src.(providers.Interrupter); ok {
-		s := sessionOf(conn)
 		s.copying = waiting.Interrupt
-		defer func() { s.copying = nil }()
 	}
 	n, err = conn.CopyFrom(ctx, table, columns, guard)
 	failure, panicked := guard.err, guard.panicked
-	*guard = source{}
-	sources.Put(guard)
+	*guard, s.copying = source{}, nil
 	if panicked != nil {
 		err = errPanicked
 		panic(panicked)
@@ -51,34 +48,34 @@ func (p *Pool) copyFrom(ctx context.Context, conn *pgx.Conn, table pgx.Identifie
 }
 
 // source is what rows are copied from. The driver asks it on a goroutine of its
-// own, where a panic would end the program, so it is kept for the caller.
+// own, where a panic would end the program, so it is kept for the caller. Each
+// session has one, so that a COPY costs no allocation for its own.
 type source struct {
-	inner    pgx.CopyFromSource
-	err      error
-	panicked any
+	inner pgx.CopyFromSource
+	// values are those of the row, taken together with it: two protected calls
+	// a row would cost twice as much as one.
+	values    []any
+	valuesErr error
+	err       error
+	panicked  any
 }
-
-// sources are reused, so that a COPY costs no allocation for its own.
-var sources = sync.Pool{New: func() any { return new(source) }}
 
 // Next moves to the next row.
 func (s *source) Next() (more bool) {
 	defer s.recover()
-	return s.inner.Next()
+	if !s.inner.Next() {
+		return false
+	}
+	s.values, s.valuesErr = s.inner.Values()
+	return true
 }
 
 // Values are those of the row.
-func (s *source) Values() (values []any, err error) {
-	defer func() {
-		if s.err == nil {
-			s.err = err
-		}
-		if s.panicked != nil {
-			err = errPanicked
-		}
-	}()
-	defer s.recover()
-	return s.inner.Values()
+func (s *source) Values() ([]any, error) {
+	if s.err == nil {
+		s.err = s.valuesErr
+	}
+	return s.values, s.valuesErr
 }
 
 // Err is why there are no more rows.

@@ -36,6 +36,9 @@ type session struct {
 	// copying interrupts what feeds the COPY under way; only the goroutine that
 	// holds the connection touches it. nil without one.
 	copying func()
+	// source is what a COPY of rows under way reads from; the driver's goroutine
+	// touches it as long as that lasts.
+	source source
 
 	mu sync.Mutex
 	// lease counts borrowings: a borrower whose number is not this one has
