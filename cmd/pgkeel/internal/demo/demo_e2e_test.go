@@ -26,6 +26,12 @@ func TestTheDemoHoldsEveryCheck(t *testing.T) {
 		`✓ streamed back into a struct, row by row, 171,075 of 171,075 are as in the source`,
 		`typed reads in .*, [\d,]+ a second`,
 		`✓ every answer is what the source says\n`,
+		`64 callers on 4 connections: [\d,]+ reads a second from a bare pool, [\d,]+ on shared ones`,
+		`✓ every answer is what the source says, on both, and several`,
+		`cannot execute UPDATE in a read-only transaction`,
+		`✓ a shared connection, killed under 64 callers, was replaced after`,
+		`✓ and none of them noticed: [\d,]+ right answers, no error`,
+		`✓ the server never had more sessions of the handle than the 4 it may open: at most 4 in`,
 		`✓ no stock came or went: 24,600 of 24,600, with [\d,]+ savepoints undone`,
 		`each made to conflict: [\d,]+ retries`,
 		`✓ every conflict was retried until it committed`,
@@ -164,6 +170,7 @@ func TestWhatIsWrongIsFoundOut(t *testing.T) {
 		sql, scene, fault string
 	}{
 		"a wrong name":  {`update cities set name = name || '!'`, "Reads", "Reads: every answer is what the source says: "},
+		"a wrong place": {`update cities set lat = lat + 1`, "Pipelining", "Pipelining: the scene ran to its end: One: a crowd on a bare pool: the answer is not what"},
 		"a missing row": {`delete from cities where id = 7`, "Replica", "Replica: all 171,074 places are there"},
 		"a lost table":  {`alter table cities rename to gone`, "Killed connections", "Killed connections: the scene ran to its end: kill all connections: relation "},
 	} {

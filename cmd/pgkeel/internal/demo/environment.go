@@ -103,7 +103,7 @@ func (e *environment) open(ctx context.Context, name string, node *pgtest.Node, 
 	if err != nil {
 		return nil, err
 	}
-	db, err := pgkeel.Open(ctx, dsn, append(options, pgkeel.WithLogger(e.logger))...)
+	db, err := pgkeel.Open(ctx, dsn, append([]pgkeel.Option{pgkeel.WithLogger(e.logger)}, options...)...)
 	if err != nil {
 		return nil, fmt.Errorf("open a handle on %s: %w", node.Name(), err)
 	}

@@ -25,6 +25,7 @@ func scenes() []scene {
 	return []scene{
 		{name: "Load", required: true, play: load},
 		{name: "Reads", weight: 4, play: reads},
+		{name: "Pipelining", weight: 1, play: pipelining},
 		{name: "Transactions", weight: 3, play: transactions},
 		{name: "Killed connections", weight: 1, play: killed},
 		{name: "Notifications", play: notifications},
