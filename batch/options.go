@@ -71,6 +71,9 @@ type Options struct {
 }
 
 func (o Options) validate() error {
+	if o == (Options{Mode: o.Mode}) && o.Mode <= Grouped { // as most are
+		return nil
+	}
 	var faults []error
 	addf := func(bad bool, field, format string, args ...any) {
 		if bad {

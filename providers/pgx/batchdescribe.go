@@ -16,6 +16,9 @@ type described struct {
 	// formats are those of its result's columns.
 	formats []int16
 	dirt    dirt
+	// block says that it needs an explicit transaction, listed that it is about
+	// to be described.
+	block, listed bool
 	// err is why it could not be described ahead of its turn.
 	err error
 	// dropped says that it does not fit the schema any more.
@@ -61,22 +64,40 @@ func descriptionsOf(sn *session) *descriptions {
 // forgetDescriptions drops them all: somebody deallocated what was prepared.
 func forgetDescriptions(conn *pgx.Conn) { delete(conn.PgConn().CustomData(), descriptionsKey) }
 
-// missing adds those that are not known, and returns them.
-func (d *descriptions) missing(chunk []*batchItem, classify func(string) dirt) []*described {
+// of finds the description of a statement, or makes one that is to be filled.
+func (d *descriptions) of(sql string, p *Pool) (*described, error) {
+	if known := d.bySQL[sql]; known != nil {
+		return known, nil
+	}
+	if err := refusal(sql); err != nil {
+		return nil, err
+	}
+	one := &described{sql: sql, dirt: p.classifier.classify(sql), block: needsBlock(sql)}
+	d.bySQL[sql] = one
+	return one, nil
+}
+
+// missing are the descriptions of a chunk that are to be filled.
+func missing(chunk []*batchItem) []*described {
 	var missing []*described
 	for _, it := range chunk {
-		if it.refused != nil {
-			continue
+		if d := it.described; d != nil && d.sd == nil && !d.listed {
+			d.listed = true
+			missing = append(missing, d)
 		}
-		known := d.bySQL[it.sql]
-		if known == nil {
-			known = &described{sql: it.sql, dirt: classify(it.sql)}
-			d.bySQL[it.sql] = known
-			missing = append(missing, known)
-		}
-		it.described = known
+	}
+	for _, d := range missing {
+		d.listed = false
 	}
 	return missing
+}
+
+// describeAgain describes statements that had to be forgotten.
+func (s *stream) describeAgain(again []*batchItem) {
+	for _, it := range again {
+		it.described, _ = s.known.of(it.sql, s.pool) // it was not refused before
+	}
+	s.describe(again)
 }
 
 // drop forgets one.
@@ -128,18 +149,15 @@ func (d *descriptions) name() string {
 // others: it is tried again when it is its turn, since a statement before it may
 // make what it needs.
 func (s *stream) describe(chunk []*batchItem) {
-	if s.known == nil || s.group != nil && s.group.failed {
-		return
-	}
-	missing := s.known.missing(chunk, s.pool.classifier.classify)
+	missing := missing(chunk)
 	if len(missing) == 0 {
 		return
 	}
-	if g := s.group; g != nil && g.sent {
+	if g := s.group; g != nil && g.sent && !g.failed {
 		s.sync(g, false)
 	}
 	s.drain()
-	if s.lost || s.group != nil && s.group.failed {
+	if s.lost || s.group != nil && s.group.failed { // it is not going to be sent
 		for _, d := range missing {
 			s.known.drop(d)
 		}

@@ -3,7 +3,6 @@ package pgx
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -50,6 +49,24 @@ const (
 	prepareSavepoint = "pgkeel_batch_prepare"
 )
 
+// control is a statement of a batch's own.
+type control uint8
+
+const (
+	ctlNone control = iota
+	ctlBegin
+	ctlCommit
+	ctlRollback
+	ctlSavepoint
+	ctlBack
+	ctlRelease
+)
+
+var controlSQL = [...]string{
+	ctlCommit: "commit", ctlRollback: "rollback", ctlSavepoint: "savepoint " + batchSavepoint,
+	ctlBack: "rollback to savepoint " + batchSavepoint, ctlRelease: "release savepoint " + batchSavepoint,
+}
+
 // isolated reports whether each statement is by itself.
 func (s *stream) isolated() bool { return s.call.Group == 1 }
 
@@ -88,7 +105,7 @@ func (s *stream) isPlain(it *batchItem) bool {
 		return false
 	}
 	for _, it := range rest {
-		if it.fn != nil || needsBlock(it.sql) {
+		if it.fn != nil || it.block {
 			return false
 		}
 	}
@@ -103,11 +120,11 @@ func (s *stream) open(g *group) {
 	g.sent = true
 	switch g.frame {
 	case frameExplicit:
-		s.control(s.beginSQL(), g)
+		s.control(ctlBegin, g)
 	case frameSavepoint:
 		if !s.marked {
 			s.marked = true
-			s.control("savepoint "+batchSavepoint, g)
+			s.control(ctlSavepoint, g)
 		}
 	case frameSync, frameImplicit:
 	}
@@ -132,7 +149,7 @@ func (s *stream) endGroup() {
 		if g.failed {
 			// A Sync would commit what was sent. This aborts it, unless the
 			// server has already.
-			s.control("rollback", g)
+			s.control(ctlRollback, g)
 		}
 		s.sync(g, true)
 		s.group = nil
@@ -162,12 +179,12 @@ func (s *stream) endBlock(g *group) {
 		s.endSavepoint(g)
 	case g.failed || g.escaped:
 		if s.conn.PgConn().TxStatus() != 'I' { // else there is nothing to undo
-			s.control("rollback", g)
+			s.control(ctlRollback, g)
 		}
 		s.sync(g, true)
 	default:
 		g.committing = true
-		s.control("commit", g)
+		s.control(ctlCommit, g)
 		s.sync(g, true)
 	}
 }
@@ -178,11 +195,11 @@ func (s *stream) endBlock(g *group) {
 // skips that, and going back undoes all.
 func (s *stream) endSavepoint(g *group) {
 	if !g.failed {
-		s.control("release savepoint "+batchSavepoint, g)
-		s.control("savepoint "+batchSavepoint, g)
+		s.control(ctlRelease, g)
+		s.control(ctlSavepoint, g)
 	}
 	s.sync(g, false)
-	s.control("rollback to savepoint "+batchSavepoint, g)
+	s.control(ctlBack, g)
 	s.sync(g, true)
 }
 
@@ -191,7 +208,7 @@ func (s *stream) unmark() {
 	if !s.marked || s.lost || s.ctx.Err() != nil || s.conn.PgConn().TxStatus() != 'T' {
 		return
 	}
-	s.control("release savepoint "+batchSavepoint, nil)
+	s.control(ctlRelease, nil)
 	s.sync(nil, false)
 	s.drain()
 }
@@ -201,7 +218,7 @@ func (s *stream) controlled(f flight, tag string) {
 	switch {
 	case f.group == nil: // the savepoint's end
 		s.marked = false
-	case f.control != "commit":
+	case f.control != ctlCommit:
 	case tag == "COMMIT":
 		f.group.committed = true
 	default:
@@ -216,7 +233,7 @@ func (s *stream) failControl(f flight, err error) {
 		s.failAt(len(s.report.States), providers.BatchCommit, s.mapped(err))
 		return
 	}
-	if f.control == "savepoint "+batchSavepoint {
+	if f.control == ctlSavepoint {
 		s.marked = false
 	}
 	if g.failed { // that is known, and this its consequence
@@ -224,7 +241,7 @@ func (s *stream) failControl(f flight, err error) {
 	}
 	g.failed = true
 	operation := providers.BatchCommit
-	if !strings.HasPrefix(f.control, "commit") {
+	if f.control != ctlCommit {
 		operation = providers.BatchBegin
 		s.stopped = true // the next one would end alike
 	}

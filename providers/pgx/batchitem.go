@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -24,13 +25,48 @@ type batchItem struct {
 	// refused says why it cannot be sent.
 	refused   error
 	described *described
-	group     *group
+	// block says that it needs an explicit transaction.
+	block bool
+	group *group
 	// stale is how it failed without having run.
 	stale error
 }
 
-// itemBlock is how many items are allocated at once.
-const itemBlock = 64
+// The most items that are allocated at once, and the least.
+const (
+	mostItems  = 1024
+	leastItems = 8
+)
+
+// buffers are what a stream works with, kept for the next.
+type buffers struct {
+	eqb     pgx.ExtendedQueryBuilder
+	flights flights
+	// chunk is what was read last.
+	chunk []*batchItem
+	// block has room for the items of the first chunk, of which first were used.
+	block []batchItem
+	first int
+}
+
+var bufferPool = sync.Pool{New: func() any { return new(buffers) }}
+
+// recycle hands the buffers on when nothing is under way any more. Those that
+// became large are left to the garbage collector.
+func (b *buffers) recycle(s *stream) {
+	s.buffers = nil
+	if cap(b.flights.queue) > 4*mostItems || b.first > mostItems {
+		return
+	}
+	clear(b.chunk)
+	clear(b.flights.queue[:cap(b.flights.queue)])
+	clear(b.block[:min(b.first, cap(b.block))])
+	if b.first > cap(b.block) {
+		b.block = make([]batchItem, 0, min(2*b.first, mostItems))
+	}
+	b.flights, b.chunk, b.first = flights{queue: b.flights.queue[:0]}, b.chunk[:0], 0
+	bufferPool.Put(b)
+}
 
 // read takes the next statements from the source: as many as fit into a window,
 // and whole groups if those do.
@@ -39,15 +75,21 @@ func (s *stream) read() []*batchItem {
 	if n := s.call.Group; n > 1 && n <= limit {
 		limit = limit / n * n
 	}
-	var chunk []*batchItem
+	first := len(s.report.States) == 0
+	chunk := s.chunk[:0]
 	var block []batchItem
+	if first {
+		block = s.block[:0]
+		defer func() { s.first = len(s.chunk) }()
+	}
+	defer func() { s.chunk = chunk }()
 	for size := 0; len(chunk) < limit && (size < s.call.MaxBytes || len(chunk) == 0); {
 		q := s.next()
 		if q == nil {
 			return chunk
 		}
 		if len(block) == cap(block) {
-			block = make([]batchItem, 0, min(itemBlock, limit-len(chunk)))
+			block = make([]batchItem, 0, min(max(leastItems, len(chunk)), mostItems, limit-len(chunk)))
 		}
 		block = append(block, batchItem{index: len(s.report.States), queued: q})
 		it := &block[len(block)-1]
@@ -97,11 +139,24 @@ func (s *stream) prepare(it *batchItem) {
 	}
 	switch {
 	case it.refused != nil:
-	case strings.IndexByte(it.sql, 0) >= 0:
-		it.refused = &notSentError{errors.New("pgkeel: the statement contains a NUL byte")}
-	case endsTx(it.sql):
-		it.refused = &notSentError{providers.ErrBatchControl}
+	case s.known == nil:
+		it.refused = refusal(it.sql)
+		it.block = needsBlock(it.sql)
+	default:
+		it.described, it.refused = s.known.of(it.sql, s.pool)
+		it.block = it.refused == nil && it.described.block
 	}
+}
+
+// refusal is why a statement cannot be part of a batch.
+func refusal(sql string) error {
+	switch {
+	case strings.IndexByte(sql, 0) >= 0:
+		return &notSentError{errors.New("pgkeel: the statement contains a NUL byte")}
+	case endsTx(sql):
+		return &notSentError{providers.ErrBatchControl}
+	}
+	return nil
 }
 
 // endsTx reports whether a statement begins or ends a transaction.

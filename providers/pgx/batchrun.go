@@ -72,6 +72,7 @@ func (p *Pool) runBatch(ctx context.Context, st statement, call *providers.Batch
 	defer s.close()
 	s.run()
 	s.close() // it has a say in the report
+	s.recycle(s)
 	return call.Report.Err()
 }
 
@@ -103,9 +104,9 @@ type stream struct {
 	call   *providers.BatchCall
 	report *providers.BatchReport
 	pipe   *pgconn.Pipeline
-	eqb    pgx.ExtendedQueryBuilder
-	known  *descriptions // nil where nothing is described
-	trace  batchTrace
+	*buffers
+	known *descriptions // nil where nothing is described
+	trace batchTrace
 	// inTx says that the batch runs in a transaction of the caller's.
 	inTx bool
 
@@ -113,13 +114,10 @@ type stream struct {
 
 	peeked    *pgx.QueuedQuery
 	exhausted bool
-	// chunk is what was read last.
-	chunk     []*batchItem
 	sourceErr error
 
-	// What is under way.
+	// What is under way, besides the flights.
 
-	flights flights
 	// group takes the statements that are being sent.
 	group *group
 	// skipping says that the server skips what comes up to the next Sync.
@@ -137,6 +135,7 @@ type stream struct {
 
 func newStream(ctx context.Context, p *Pool, l lease, call *providers.BatchCall) *stream {
 	s := &stream{ctx: ctx, pool: p, lease: l, conn: l.conn(), call: call, report: &call.Report}
+	s.buffers = bufferPool.Get().(*buffers)
 	s.inTx = s.conn.PgConn().TxStatus() != 'I'
 	s.known = descriptionsOf(l.s)
 	s.trace.batch = l.s.config.Tracer.(*tracer).batch
@@ -151,7 +150,6 @@ func (s *stream) run() {
 		if len(chunk) == 0 {
 			break
 		}
-		s.chunk = chunk
 		s.trace.start(s, chunk)
 		s.describe(chunk)
 		for _, it := range chunk {
@@ -160,7 +158,9 @@ func (s *stream) run() {
 			}
 			s.put(it)
 		}
-		s.flush() // the source may take its time
+		if !s.exhausted {
+			s.flush() // the source may take its time
+		}
 	}
 	if g := s.group; g != nil && (s.sourceErr != nil || s.over()) {
 		g.failed = true // a part of it is missing
@@ -221,9 +221,9 @@ func (s *stream) close() {
 	switch {
 	case pg.IsClosed():
 	case !s.inTx && pg.TxStatus() != 'I':
-		undo = "rollback"
+		undo = controlSQL[ctlRollback]
 	case s.inTx && s.marked:
-		undo = "rollback to savepoint " + batchSavepoint + "; release savepoint " + batchSavepoint
+		undo = controlSQL[ctlBack] + "; " + controlSQL[ctlRelease]
 	}
 	if undo == "" {
 		return
@@ -245,7 +245,7 @@ func (s *stream) recover() {
 	if g := s.group; g != nil {
 		s.group = nil
 		if g.frame == frameImplicit {
-			s.control("rollback", g)
+			s.control(ctlRollback, g)
 		}
 		s.sync(g, false)
 	}

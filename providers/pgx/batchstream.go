@@ -2,6 +2,7 @@ package pgx
 
 import (
 	"errors"
+	"math"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -13,9 +14,9 @@ import (
 // statement of the batch, one of its own (control), or else a Sync.
 type flight struct {
 	item    *batchItem
-	control string
 	group   *group
-	size    int
+	size    int32
+	control control
 	// last says that a Sync ends its group.
 	last bool
 }
@@ -40,7 +41,7 @@ func (q *flights) push(f flight) {
 	q.unsent++
 	if f.item != nil {
 		q.items++
-		q.bytes += f.size
+		q.bytes += int(f.size)
 	}
 }
 
@@ -53,7 +54,7 @@ func (q *flights) pop() flight {
 	}
 	if f.item != nil {
 		q.items--
-		q.bytes -= f.size
+		q.bytes -= int(f.size)
 	}
 	return f
 }
@@ -85,7 +86,7 @@ func (s *stream) put(it *batchItem) {
 func (s *stream) send(it *batchItem) {
 	g, d := it.group, it.described
 	if d != nil && d.dropped && g.frame == frameSync {
-		s.describe([]*batchItem{it})
+		s.describeAgain([]*batchItem{it})
 		d = it.described
 	}
 	if d != nil && d.err != nil && !s.lost {
@@ -115,7 +116,7 @@ func (s *stream) send(it *batchItem) {
 	}
 	s.open(g)
 	s.emit(it)
-	s.flights.push(flight{item: it, group: g, size: size})
+	s.flights.push(flight{item: it, group: g, size: int32(min(size, math.MaxInt32))}) //nolint:gosec // bounded
 	if g.frame == frameSync {
 		s.sync(g, true)
 	}
@@ -184,12 +185,16 @@ func (s *stream) makeRoom(size int) {
 }
 
 // control sends a statement of the batch's own.
-func (s *stream) control(sql string, g *group) {
+func (s *stream) control(c control, g *group) {
 	if s.skipping {
 		return
 	}
+	sql := controlSQL[c]
+	if c == ctlBegin {
+		sql = s.beginSQL()
+	}
 	s.pipe.SendQueryParams(sql, nil, nil, nil, nil)
-	s.flights.push(flight{control: sql, group: g})
+	s.flights.push(flight{control: c, group: g})
 }
 
 // sync ends what is under one transaction or, inside of one, what an error
@@ -206,7 +211,7 @@ func (s *stream) flush() {
 	if s.lost || q.unsent == 0 {
 		return
 	}
-	if newest := q.queue[len(q.queue)-1]; newest.item != nil || newest.control != "" {
+	if newest := q.queue[len(q.queue)-1]; newest.item != nil || newest.control != ctlNone {
 		s.pipe.SendFlushRequest() // or the server would keep its answers
 	}
 	err := s.pipe.Flush()
@@ -234,7 +239,7 @@ func (s *stream) readOne() {
 	switch {
 	case f.item != nil:
 		s.readItem(f)
-	case f.control != "":
+	case f.control != ctlNone:
 		s.readControl(f)
 	default:
 		s.readSync(f)
@@ -375,7 +380,7 @@ func (s *stream) failedOnce() {
 // skip drops what the server skips behind an error: they were not attempted.
 func (s *stream) skip() {
 	for s.flights.len() > 0 {
-		if next := s.flights.all()[0]; next.item == nil && next.control == "" {
+		if next := s.flights.all()[0]; next.item == nil && next.control == ctlNone {
 			return
 		}
 		s.flights.pop()
@@ -464,7 +469,7 @@ func (s *stream) resend() {
 	}
 	again := s.held
 	s.held = nil
-	s.describe(again)
+	s.describeAgain(again)
 	for _, it := range again {
 		if s.lost {
 			return

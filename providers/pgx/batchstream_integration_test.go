@@ -576,7 +576,7 @@ func TestBatchContextEnds(t *testing.T) {
 						all[1].Exec(func(pgconn.CommandTag) error { cancel(); return nil })
 					} else {
 						all[1] = queued("select pg_sleep(10)")
-						all[0].Exec(func(pgconn.CommandTag) error { cancel(); return nil })
+						time.AfterFunc(50*time.Millisecond, cancel)
 					}
 					call := callOf(group, all...)
 					call.MaxStatements = 2
