@@ -16,8 +16,8 @@ func TestFlagsHaveDefaultsAndSelectEverything(t *testing.T) {
 	if s.rounds != defaultRounds || s.duration != defaultDuration || s.callers != defaultCallers || s.json || s.dsn != "" {
 		t.Errorf("defaults: %+v", s)
 	}
-	if len(s.scenarios) != len(Scenarios()) {
-		t.Errorf("%d scenarios of %d", len(s.scenarios), len(Scenarios()))
+	if len(s.scenarios) != len(Scenarios())-len(onlyOnRequest) {
+		t.Errorf("%d scenarios of %d", len(s.scenarios), len(Scenarios())-len(onlyOnRequest))
 	}
 }
 

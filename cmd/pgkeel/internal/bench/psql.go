@@ -92,7 +92,7 @@ func startPsql(program, dsn string) (*psql, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &psql{cmd: osexec.Command(program, "--no-psqlrc", "--set=ON_ERROR_STOP=1")} //nolint:gosec // the user's own psql
+	p := &psql{cmd: osexec.Command(program, "--no-psqlrc", "--set=ON_ERROR_STOP=1")}
 	p.cmd.Env = append(os.Environ(), libpqEnv(config.ConnConfig)...)
 	p.cmd.Stderr = &p.errors
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
