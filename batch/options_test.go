@@ -34,7 +34,7 @@ func TestOptionsAreValidated(t *testing.T) {
 		}
 	}
 	all := Options{Mode: 9, GroupSize: -1, MaxStatements: -1, MaxBytes: -1}.validate()
-	if n := len(all.(interface{ Unwrap() []error }).Unwrap()); n != 5 { //nolint:errorlint // what errors.Join returns
+	if n := len(all.(interface{ Unwrap() []error }).Unwrap()); n != 5 {
 		t.Errorf("%d faults: %v", n, all)
 	}
 }

@@ -77,7 +77,7 @@ func TestBatchCallbackHearsOfTheError(t *testing.T) {
 			})
 			late := queued("select x::int from (values ('1'), ('x')) v(x)") // in the middle of its rows
 			late.Query(func(rows pgx.Rows) error {
-				for rows.Next() { //nolint:revive // to its end
+				for rows.Next() { // to its end
 				}
 				return nil // the error is not lost for that
 			})

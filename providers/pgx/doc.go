@@ -39,7 +39,12 @@
 //	transaction.go  transactions
 //	expiry.go       the end of a transaction's time
 //	savepoint.go    transactions inside of them
-//	batch.go        batches
+//	batch.go        batches as pgx has them
+//	batchrun.go     batches that know of each statement: the flow
+//	batchitem.go    their statements: source, rewriting, sizes, results
+//	batchdescribe.go  what the server says of them, and the cache
+//	batchstream.go  sending ahead, reading behind, stale plans
+//	batchgroup.go   transactions, savepoints, and what a loss means
 //	copy.go         COPY
 //	listen.go       connections for LISTEN
 //	tracer.go       pgx's tracers: pgkeel's and the user's
