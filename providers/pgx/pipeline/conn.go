@@ -39,6 +39,7 @@ type conn struct {
 	inflight []*segment // the oldest first
 	free     []*segment
 	bytes    int
+	flights  int // flushes that are not answered
 	writing  bool
 	reading  bool
 	checking bool // a ping decides whether it is still alive
@@ -110,8 +111,8 @@ func (c *conn) takes(r *request) bool {
 // may see to its own result.
 const flushesByCaller = 8
 
-// write sends the queue until it is empty. What was queued while a flush was
-// under way leaves with the next.
+// write sends the queue until it is empty or held. What was queued while a flush
+// was under way leaves with the next.
 func (c *conn) write() {
 	for n := 0; c.flush(); n++ {
 		if n == flushesByCaller {
@@ -128,20 +129,21 @@ func (c *conn) writeOn() {
 }
 
 // flush sends the queue once. It reports false, and leaves the role of the
-// writer, when there is nothing to send.
+// writer, when there is nothing to send now.
 func (c *conn) flush() bool {
 	if c.load.Load() > 1 {
 		// Others that are about to ask get their turn first, and leave with this
 		// flush. Nothing waits for a time to pass, and a lone caller for nobody.
 		runtime.Gosched()
 	}
+	now := time.Now()
 	c.mu.Lock()
-	if len(c.queue) == 0 || c.err != nil {
+	if len(c.queue) == 0 || c.err != nil || c.holds(now) {
 		c.writing = false
 		c.mu.Unlock()
 		return false
 	}
-	c.compose()
+	c.compose(now)
 	c.mu.Unlock()
 	if _, err := c.session.Conn.Write(c.out); err != nil {
 		c.fail(err)
@@ -151,30 +153,60 @@ func (c *conn) flush() bool {
 	return true
 }
 
+// Flushes that are not answered: with flightsBusy the server has one to work on
+// and one for when it is done; more than flightsMost never help.
+const (
+	flightsBusy = 2
+	flightsMost = 4
+)
+
+// holds reports whether the queue had better wait for the next answer. A server
+// that is behind gains nothing by more, smaller flushes: together they cost it,
+// and the network, less. It is behind when the oldest is unanswered for longer
+// than the way there and back takes.
+func (c *conn) holds(now time.Time) bool {
+	if c.flights < flightsBusy {
+		return false
+	}
+	return c.flights >= flightsMost || c.engine.clock(now)-c.headSince.Load() > 2*int64(c.session.RoundTrip)
+}
+
+// resume has the reader send what was held, now that an answer came.
+func (c *conn) resume() {
+	c.mu.Lock()
+	idle := !c.writing && len(c.queue) > 0 && c.err == nil
+	c.writing = c.writing || idle
+	c.mu.Unlock()
+	if idle {
+		c.write()
+	}
+}
+
 // compose turns the queue into segments and their bytes.
-func (c *conn) compose() {
-	now := time.Now()
+func (c *conn) compose(now time.Time) {
 	out := c.out[:0]
+	for _, name := range c.forget {
+		out = appendForget(out, name)
+	}
+	c.forget = c.forget[:0]
+	if len(c.inflight) == 0 {
+		c.startHead(now)
+	}
 	queue := c.queue
 	for len(queue) > 0 {
 		n := c.groupOf(queue)
 		seg := c.newSegment()
 		seg.sent = now
-		for _, name := range c.forget {
-			out = appendForget(out, name)
-		}
-		c.forget = c.forget[:0]
 		for _, r := range queue[:n] {
 			out = c.append(out, seg, r)
 		}
 		out = appendSync(out)
-		if len(c.inflight) == 0 {
-			c.startHead(now)
-		}
 		c.inflight = append(c.inflight, seg)
 		c.engine.stats.composed(n, len(c.inflight))
 		queue = queue[n:]
+		seg.last = len(queue) == 0
 	}
+	c.flights++
 	clear(c.queue)
 	c.queue, c.out = c.queue[:0], out
 }

@@ -162,6 +162,9 @@ func (e *Engine) Do(ctx context.Context, st Statement) (*Result, error) {
 	if len(st.Settings) > 2*maxSettings {
 		return nil, ErrElsewhere
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, &NotSentError{err}
+	}
 	for try := range tries {
 		r, err := e.try(ctx, st, try > 0)
 		if err != nil {

@@ -54,7 +54,7 @@ func (c *conn) idleFor(now time.Time) time.Duration {
 // may be slow, and to send its work elsewhere would only add to it. Where nobody
 // gets on, only a much longer time tells.
 const (
-	heldUpAfter  = 5 * time.Millisecond
+	heldUpAfter  = 10 * time.Millisecond
 	heldUpFactor = 4
 	heldUpPassed = 8
 	heldUpAlone  = 100 * time.Millisecond
@@ -131,8 +131,8 @@ func (e *Engine) watch() {
 // orphanAfter is how long the server goes on with what nobody waits for.
 const orphanAfter = time.Second
 
-// relieve moves the reads that wait behind something slow elsewhere. The server
-// may still run them; nobody reads that result. A connection that works only
+// relieve moves elsewhere what waits behind something slow: what was not sent,
+// and reads. The server may still run these; nobody reads that result. A connection that works only
 // for callers who gave up is closed, and the server asked to stop: nobody
 // else's statement can be hit.
 func (c *conn) relieve(now time.Time) {
@@ -155,7 +155,14 @@ func (c *conn) relieve(now time.Time) {
 			}
 		}
 	}
-	orphaned = orphaned && len(c.queue) == 0 && len(c.inflight) > 0
+	for _, r := range c.queue { // not even sent
+		ended = c.end(ended, r, moved, nil)
+		c.load.Add(-1)
+		c.bytes -= r.size
+	}
+	clear(c.queue)
+	c.queue = c.queue[:0]
+	orphaned = orphaned && len(c.inflight) > 0
 	if orphaned {
 		c.retired.Store(true)
 	}

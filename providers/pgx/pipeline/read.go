@@ -111,6 +111,7 @@ func (c *conn) read(own *request) error {
 			return err
 		}
 		c.wakeEnded()
+		c.resume()
 		if left, err := c.leaveReading(own); left || err != nil {
 			return err
 		}
@@ -340,6 +341,9 @@ func (c *conn) finish() {
 	c.bytes -= seg.size
 	c.used = now
 	c.inflight = append(c.inflight[:0], c.inflight[1:]...)
+	if seg.last {
+		c.flights--
+	}
 	c.headSince.Store(0)
 	if len(c.inflight) > 0 {
 		c.startHead(now)

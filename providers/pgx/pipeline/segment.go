@@ -23,6 +23,8 @@ type segment struct {
 	ops  []op
 	size int
 	sent time.Time
+	// last says that it ends a flush.
+	last bool
 	// at is the op that the server works on. It is the reader's.
 	at int
 	// err is the server's error, which skipped everything behind at.

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -33,7 +34,7 @@ func FuzzSegments(f *testing.F) {
 			queue = append(queue, req)
 		}
 		c.queue = slices.Clone(queue)
-		c.compose()
+		c.compose(time.Now())
 		if len(c.queue) != 0 {
 			t.Fatal("something is still queued")
 		}
