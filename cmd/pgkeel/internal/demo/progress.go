@@ -27,8 +27,11 @@ type progress struct {
 }
 
 // add moves the bar on by one.
-func (p *progress) add() {
-	p.done++
+func (p *progress) add() { p.to(p.done + 1) }
+
+// to moves the bar to a place.
+func (p *progress) to(done int) {
+	p.done = done
 	if p.out.live {
 		if now := time.Now(); now.Sub(p.drawn) >= redrawEvery {
 			p.drawn = now

@@ -28,6 +28,7 @@ func scenes() []scene {
 		{name: "Pipelining", weight: 1, play: pipelining},
 		{name: "Transactions", weight: 3, play: transactions},
 		{name: "Batches", play: batches},
+		{name: "Export and import", play: copies},
 		{name: "Killed connections", weight: 1, play: killed},
 		{name: "Notifications", play: notifications},
 		{name: "Limits", play: limits},
