@@ -56,6 +56,7 @@
 //	decode.go        payloads as types
 //	outbox.go        messages that are delivered for certain: the table
 //	follow.go        their readers
+//	history.go       what they delivered last, compared after an interruption
 //	position.go      where a reader stands
 //	options.go       options and their defaults
 //	stats.go         statistics

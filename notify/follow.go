@@ -47,7 +47,7 @@ func (o Outbox) Follow(ctx context.Context, q providers.Querier, l *Listener, ch
 		}
 		defer s.Close()
 		f := &follower{
-			Outbox: o, q: q, s: s, at: from, yield: yield,
+			Outbox: o, q: q, s: s, at: from, yield: yield, past: history{base: from},
 			settle: newBackoff(followPauseMin, followPauseMax), retry: newBackoff(followPauseMin, followPauseMax),
 		}
 		if err := f.follow(ctx); err != nil && !f.left {
@@ -67,6 +67,9 @@ type follower struct {
 	// left says that the loop was left, and must not be called again.
 	left          bool
 	settle, retry *backoff
+	past          history
+	// interrupted says that a connection was lost, and maybe a server.
+	interrupted bool
 }
 
 func (f *follower) follow(ctx context.Context) error {
@@ -80,6 +83,7 @@ func (f *follower) follow(ctx context.Context) error {
 		case err != nil && !canPass(err):
 			return err
 		case err != nil:
+			f.interrupted = true
 			f.logger().Warn("pgkeel: an outbox cannot be read, and is tried again", "channel", f.s.Channel(), "error", err)
 			f.wait(ctx, f.retry.pause())
 		case unsettled:
@@ -97,6 +101,12 @@ func (f *follower) over() bool { return f.s.Err() != nil }
 // catchUp yields all that is there, and reports whether records wait for older
 // transactions.
 func (f *follower) catchUp(ctx context.Context) (bool, error) {
+	if f.interrupted {
+		if err := f.compare(ctx); err != nil {
+			return false, err
+		}
+		f.interrupted = false
+	}
 	for {
 		page, more, unsettled, err := f.page(ctx, f.q, f.s.Channel(), f.at)
 		if err != nil {
@@ -106,10 +116,14 @@ func (f *follower) catchUp(ctx context.Context) (bool, error) {
 			if f.over() {
 				return false, nil
 			}
-			if f.left = !f.yield(r, nil); f.left {
-				return false, nil
+			d := newDelivered(r.Position, r.Created)
+			if !f.past.repeated(d) {
+				if f.left = !f.yield(r, nil); f.left {
+					return false, nil
+				}
 			}
 			f.at = r.Position
+			f.past.add(d)
 			f.settle.next = followPauseMin
 		}
 		if !more {
@@ -122,7 +136,7 @@ func (f *follower) catchUp(ctx context.Context) (bool, error) {
 func (f *follower) wait(ctx context.Context, atMost time.Duration) {
 	woken := false
 	for {
-		_, ok, err := f.s.q.take()
+		e, ok, err := f.s.q.take()
 		if err != nil {
 			return
 		}
@@ -130,6 +144,7 @@ func (f *follower) wait(ctx context.Context, atMost time.Duration) {
 			break
 		}
 		woken = true // all that is there is one reason to look
+		f.interrupted = f.interrupted || e.Kind == Gap
 	}
 	if woken {
 		return
@@ -139,7 +154,9 @@ func (f *follower) wait(ctx context.Context, atMost time.Duration) {
 		ctx, cancel = context.WithTimeout(ctx, atMost)
 		defer cancel()
 	}
-	_, _ = f.s.Next(ctx) // whichever way it ends: look
+	// Whichever way it ends: look.
+	e, err := f.s.Next(ctx)
+	f.interrupted = f.interrupted || err == nil && e.Kind == Gap
 }
 
 // canPass reports whether a failure to read may be over at the next attempt.

@@ -199,16 +199,22 @@ func TestTrap43ABlackHoleIsFound(t *testing.T) {
 	wantMessage(t, s, "after")
 }
 
-// The primary dies and a standby takes over: the listener finds it.
-func TestTrap43FailoverToTheNewPrimary(t *testing.T) {
-	c := pgtest.New(t, pgtest.Options{Standbys: 1})
-	u, err := url.Parse(c.Primary().DSN(""))
+// twoHosts is the DSN of whichever of the nodes is the primary.
+func twoHosts(t testing.TB, a, b *pgtest.Node) string {
+	t.Helper()
+	u, err := url.Parse(a.DSN(""))
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.Host = fmt.Sprintf("127.0.0.1:%d,127.0.0.1:%d", c.Primary().Port(), c.Standbys()[0].Port())
+	u.Host = fmt.Sprintf("127.0.0.1:%d,127.0.0.1:%d", a.Port(), b.Port())
 	u.RawQuery += "&target_session_attrs=read-write"
-	p := openPool(t, providers.Config{DSN: u.String()})
+	return u.String()
+}
+
+// The primary dies and a standby takes over: the listener finds it.
+func TestTrap43FailoverToTheNewPrimary(t *testing.T) {
+	c := pgtest.New(t, pgtest.Options{Standbys: 1})
+	p := openPool(t, providers.Config{DSN: twoHosts(t, c.Primary(), c.Standbys()[0])})
 	l := listenOn(t, p, Options{RetryMin: time.Millisecond, RetryMax: 50 * time.Millisecond})
 	s := subscribe(t, l, "a")
 	var outbox Outbox

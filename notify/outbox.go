@@ -39,6 +39,13 @@ const (
 // transaction and id, and only below the oldest transaction still in progress
 // (pg_snapshot_xmin): there, nothing can be added any more.
 //
+// A standby that takes over may lack the last transactions of the old primary,
+// and gives their ids to others. A follower that was there notices, by comparing
+// the last 1,000 records that it delivered, and goes back to where histories
+// part; what was delivered and then lost with the old primary, nobody can call
+// back. One that only has a position from before cannot notice. Where that
+// matters, replicate synchronously.
+//
 // The price: a record is delivered only when every transaction that got its id
 // before has ended, in all databases of the server. One that writes for an hour
 // holds up delivery for an hour; nothing is lost meanwhile.
@@ -178,9 +185,7 @@ func (o Outbox) End(ctx context.Context, q providers.Querier) (Position, error) 
 	if err := q.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text`).Scan(&xid); err != nil {
 		return Position{}, err
 	}
-	var p Position
-	err := p.UnmarshalText([]byte(xid + "/0"))
-	return p, err
+	return newPosition(xid, 0)
 }
 
 // Purge deletes the records that are older than an age, and returns how many.
@@ -229,7 +234,7 @@ func (o Outbox) page(ctx context.Context, q providers.Querier, channel string, f
 			unsettled = true
 			continue // and so are all behind it
 		}
-		if err := r.UnmarshalText([]byte(xid + "/" + fmt.Sprint(r.ID))); err != nil {
+		if r.Position, err = newPosition(xid, r.ID); err != nil {
 			return nil, false, false, err
 		}
 		page = append(page, r)

@@ -15,6 +15,12 @@ type Position struct {
 	ID int64
 }
 
+// newPosition makes a position of what the server sends: an xid8 is no integer.
+func newPosition(xid string, id int64) (Position, error) {
+	x, err := strconv.ParseUint(xid, 10, 64)
+	return Position{XID: x, ID: id}, err
+}
+
 // String returns the position as text, such as "748/12".
 func (p Position) String() string {
 	return strconv.FormatUint(p.XID, 10) + "/" + strconv.FormatInt(p.ID, 10)
