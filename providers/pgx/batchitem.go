@@ -278,9 +278,19 @@ type itemResults struct {
 	rr   *pgconn.ResultReader
 	err  error
 	read bool
+	rows itemRows
 }
 
 var _ pgx.BatchResults = (*itemResults)(nil)
+
+// itemRows are the driver's rows, whose error says what happened.
+type itemRows struct {
+	pgx.Rows
+	s *stream
+}
+
+// Err is what went wrong, known for certain once the rows are closed.
+func (r *itemRows) Err() error { return r.s.mapped(r.Rows.Err()) }
 
 var errItemRead = errors.New("pgkeel: the statement's one result was read already")
 
@@ -304,25 +314,17 @@ func (r *itemResults) Exec() (pgconn.CommandTag, error) {
 
 // Query reads the result as rows.
 func (r *itemResults) Query() (pgx.Rows, error) {
-	rs := r.rows()
-	return rs, rs.Err()
+	if err := r.take(); err != nil {
+		return failedRows(err), err
+	}
+	r.rows = itemRows{Rows: pgx.RowsFromResultReader(r.s.conn.TypeMap(), r.rr), s: r.s}
+	return &r.rows, nil
 }
 
 // QueryRow reads the result as a row.
-func (r *itemResults) QueryRow() pgx.Row { return (*row)(r.rows()) }
-
-// rows makes rows of the result that occupy nothing themselves.
-func (r *itemResults) rows() *rows {
-	source := batchRows.Get().(*rowSource)
-	rs := source.next()
-	batchRows.Put(source)
-	rs.st, rs.ctx, rs.begun, rs.part = statement{lease: r.s.lease}, r.s.ctx, true, true
-	if err := r.take(); err != nil {
-		rs.Rows = failedRows(err)
-	} else {
-		rs.Rows = pgx.RowsFromResultReader(r.s.conn.TypeMap(), r.rr)
-	}
-	return rs
+func (r *itemResults) QueryRow() pgx.Row {
+	rows, _ := r.Query() // its error is the rows' own
+	return providers.FirstRow(rows)
 }
 
 // Close does nothing: the results are closed behind the callback.
