@@ -26,11 +26,11 @@ const (
 	PipelineOnRequest = providers.PipelineOnRequest
 )
 
-// WithPipelinedExecution has concurrent callers' single statements share a few
+// WithPipelining has concurrent callers' single statements share a few
 // connections, several in flight on each. The zero [Pipelining] is the default
 // for every limit. See docs/pipelining.md for when it helps, and when not.
 // Default: off.
-func WithPipelinedExecution(p Pipelining) Option {
+func WithPipelining(p Pipelining) Option {
 	return func(s *settings) { s.config.Pipelining = &p }
 }
 
@@ -38,10 +38,10 @@ func WithPipelinedExecution(p Pipelining) Option {
 // held to it by the server. Inside a transaction it has no effect.
 func WithReadOnly(ctx context.Context) context.Context { return providers.WithReadOnly(ctx) }
 
-// WithPipelining returns a context whose statements are pipelined where they can
-// be, or are not. It has an effect on a handle with [WithPipelinedExecution].
-func WithPipelining(ctx context.Context, pipelined bool) context.Context {
-	return providers.WithPipelining(ctx, pipelined)
+// WithPipelined returns a context whose statements are pipelined where they can
+// be, or are not. It has an effect on a handle opened with [WithPipelining].
+func WithPipelined(ctx context.Context, pipelined bool) context.Context {
+	return providers.WithPipelined(ctx, pipelined)
 }
 
 // Reader runs statements that only read. The server holds them to it: one that

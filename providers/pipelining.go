@@ -25,7 +25,7 @@ const (
 	// PipelineReads pipelines only what is declared read-only.
 	PipelineReads
 	// PipelineOnRequest pipelines only calls whose context asks for it: see
-	// [WithPipelining].
+	// [WithPipelined].
 	PipelineOnRequest
 )
 
@@ -165,15 +165,15 @@ func IsReadOnly(ctx context.Context) bool {
 	return declared
 }
 
-// WithPipelining returns a context whose statements are pipelined where they can
+// WithPipelined returns a context whose statements are pipelined where they can
 // be, or are not. Without pipelining configured it has no effect.
-func WithPipelining(ctx context.Context, pipelined bool) context.Context {
+func WithPipelined(ctx context.Context, pipelined bool) context.Context {
 	return context.WithValue(ctx, pipeliningKey, pipelined)
 }
 
-// WantsPipelining returns what the context says about pipelining, and whether it
+// WantsPipelined returns what the context says about pipelining, and whether it
 // says anything.
-func WantsPipelining(ctx context.Context) (pipelined, said bool) {
+func WantsPipelined(ctx context.Context) (pipelined, said bool) {
 	pipelined, said = ctx.Value(pipeliningKey).(bool)
 	return pipelined, said
 }

@@ -165,7 +165,7 @@ func (pl *pipelined) statement(ctx context.Context, sql string, args []any, scop
 
 // wants reports whether the call is of the traffic that is pipelined.
 func (pl *pipelined) wants(ctx context.Context, readOnly bool) bool {
-	if wanted, said := providers.WantsPipelining(ctx); said {
+	if wanted, said := providers.WantsPipelined(ctx); said {
 		return wanted && (readOnly || pl.traffic != providers.PipelineReads)
 	}
 	switch pl.traffic {
@@ -244,7 +244,7 @@ func (pl *pipelined) mapError(ctx context.Context, op string, err error) error {
 	case errors.As(err, &lost):
 		return pl.pool.mapError(ctx, op, &lostError{lost.Cause})
 	case errors.As(err, &large):
-		return &doneError{fmt.Errorf("pgkeel: %s: %w; run it with WithPipelining(ctx, false), or raise Pipelining.MaxResultBytes", op, large)}
+		return &doneError{fmt.Errorf("pgkeel: %s: %w; run it with WithPipelined(ctx, false), or raise Pipelining.MaxResultBytes", op, large)}
 	case errors.As(err, &notSent):
 		return pl.pool.mapError(ctx, op, &notSentError{notSent.Cause})
 	default:

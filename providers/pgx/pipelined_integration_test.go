@@ -163,8 +163,8 @@ func TestPipelinedTraffic(t *testing.T) {
 	}
 }
 
-func optIn(ctx context.Context) context.Context  { return providers.WithPipelining(ctx, true) }
-func optOut(ctx context.Context) context.Context { return providers.WithPipelining(ctx, false) }
+func optIn(ctx context.Context) context.Context  { return providers.WithPipelined(ctx, true) }
+func optOut(ctx context.Context) context.Context { return providers.WithPipelined(ctx, false) }
 
 func TestPipelinedScopeHoldsForOneStatement(t *testing.T) {
 	p := pipelinedPool(t, providers.Config{})

@@ -72,7 +72,7 @@ func onPipeline(op func(db *pgkeel.DB, site Site) Op, p pgkeel.Pipelining) Opene
 	return func(ctx context.Context, site Site) (Side, error) {
 		var db *pgkeel.DB
 		opened := func(handle *pgkeel.DB, site Site) Op { db = handle; return op(handle, site) }
-		side, err := onHandle(opened, pgkeel.WithPipelinedExecution(p))(ctx, site)
+		side, err := onHandle(opened, pgkeel.WithPipelining(p))(ctx, site)
 		side.Note = func() string { return noteOf(db.Stats()) }
 		return side, err
 	}

@@ -53,7 +53,7 @@ func pipelining(ctx context.Context, e *environment) error {
 	db, err := e.open(ctx, "pipelined", e.cluster.Primary(), sharingName,
 		pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: besideSize}),
 		pgkeel.WithLogger(slog.New(slog.DiscardHandler)), // it would warn of the loss, which is meant
-		pgkeel.WithPipelinedExecution(pgkeel.Pipelining{ReadConnections: sharedSize, Traffic: pgkeel.PipelineReads}))
+		pgkeel.WithPipelining(pgkeel.Pipelining{ReadConnections: sharedSize, Traffic: pgkeel.PipelineReads}))
 	if err != nil {
 		return err
 	}
