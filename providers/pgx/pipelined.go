@@ -49,12 +49,17 @@ func (p *Pool) newPipelined() *pipelined {
 	pl := &pipelined{pool: p, traffic: p.cfg.Pipelining.Traffic}
 	o := pipelineOptions(*p.cfg.Pipelining, p.pool.Config())
 	o.PingAfter, o.PingTimeout = p.pingAfter, p.pingTimeout
-	o.Dial = pl.dial
+	o.Dial, o.Room = pl.dial, pl.room
 	o.Failed = func(err error) {
 		p.logger().Warn("pgkeel: a pipelined connection was lost or could not be made", "error", p.redact(err))
 	}
 	pl.engine = pipeline.New(o)
 	return pl
+}
+
+// room is how many statements the pool could run at once.
+func (pl *pipelined) room() int {
+	return int(pl.pool.maxConns - pl.pool.pool.Stat().AcquiredConns())
 }
 
 // pipelineOptions turns the configuration into the engine's limits.
@@ -154,7 +159,7 @@ func (pl *pipelined) statement(ctx context.Context, sql string, args []any, scop
 			return st, false
 		}
 	}
-	if !pl.engine.Knows(st.SQL) && !(isShareable(st.SQL) && pl.pool.classifier.classify(st.SQL) == 0) {
+	if !pl.engine.Knows(st.SQL) && (!isShareable(st.SQL) || pl.pool.classifier.classify(st.SQL) != 0) {
 		return st, false
 	}
 	for _, s := range scope {

@@ -42,8 +42,11 @@ type conn struct {
 	flights  int // flushes that are not answered
 	writing  bool
 	reading  bool
-	checking bool // a ping decides whether it is still alive
-	err      error
+	checking bool // a ping decides whether it is still alive; the rest is held
+	// limit is the session's statement_timeout in milliseconds, or 0 for what it
+	// was at the start.
+	limit int64
+	err   error
 	// prepared are the statements that this connection has, forget the names
 	// of those that it shall have no more.
 	prepared map[*statement]struct{}
@@ -100,7 +103,7 @@ func (c *conn) submit(r *request) bool {
 // keeps a flush from ever blocking: that much always fits into the socket's
 // buffer, so a server that does not read holds up nobody.
 func (c *conn) takes(r *request) bool {
-	if c.err != nil || c.retired.Load() || c.checking && r.kind != kindPing {
+	if c.err != nil || c.retired.Load() {
 		return false
 	}
 	o := &c.engine.opts
@@ -166,7 +169,7 @@ const (
 // than the way there and back takes.
 func (c *conn) holds(now time.Time) bool {
 	if c.flights < flightsBusy {
-		return false
+		return c.checking && c.flights > 0 // a ping decides first
 	}
 	return c.flights >= flightsMost || c.engine.clock(now)-c.headSince.Load() > 2*int64(c.session.RoundTrip)
 }
@@ -193,12 +196,20 @@ func (c *conn) compose(now time.Time) {
 		c.startHead(now)
 	}
 	queue := c.queue
+	if c.checking {
+		queue = queue[:1] // the ping
+	}
 	for len(queue) > 0 {
-		n := c.groupOf(queue)
 		seg := c.newSegment()
 		seg.sent = now
-		for _, r := range queue[:n] {
-			out = c.append(out, seg, r)
+		n := 0
+		if c.limited(queue[0]) {
+			n = c.groupOf(queue)
+			for _, r := range queue[:n] {
+				out = c.append(out, seg, r)
+			}
+		} else {
+			out = c.appendLimit(out, seg, queue[0])
 		}
 		out = appendSync(out)
 		c.inflight = append(c.inflight, seg)
@@ -207,8 +218,12 @@ func (c *conn) compose(now time.Time) {
 		seg.last = len(queue) == 0
 	}
 	c.flights++
-	clear(c.queue)
-	c.queue, c.out = c.queue[:0], out
+	rest := 0
+	if c.checking {
+		rest = copy(c.queue, c.queue[1:])
+	}
+	clear(c.queue[rest:])
+	c.queue, c.out = c.queue[:rest], out
 }
 
 func (c *conn) newSegment() *segment {
@@ -227,7 +242,7 @@ func (c *conn) await(ctx context.Context, r *request) error {
 	c.mu.Lock()
 	if !r.done && !c.reading { // it is always being read once it failed
 		c.reading = true
-		if len(c.inflight) == 1 && c.load.Load() == 1 {
+		if c.load.Load() == 1 && len(c.inflight) > 0 {
 			c.mu.Unlock()
 			return c.readAlone(ctx, r)
 		}
@@ -351,32 +366,42 @@ func (c *conn) retire() {
 	}
 }
 
-// ping finds out whether a connection that was idle is still alive. Meanwhile it
-// takes nothing else. It reports whether the connection can be used.
+// ping finds out whether a connection that was idle is still alive. What others
+// ask of it meanwhile is held, and goes elsewhere if it is not. It reports
+// whether the connection can be used.
 func (c *conn) ping(ctx context.Context) bool {
-	c.mu.Lock()
-	if c.load.Load() > 0 || c.checking {
-		c.mu.Unlock()
-		return false
-	}
-	c.checking = true
-	c.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, c.engine.opts.PingTimeout)
-	defer cancel()
 	r := requests.Get().(*request)
 	r.kind = kindPing
-	if !c.submit(r) {
+	if !c.submitPing(r) {
 		r.recycle()
-		return false
+		return true // somebody else does, or uses it already
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.engine.opts.PingTimeout)
+	defer cancel()
 	if err := c.await(ctx, r); err != nil {
 		c.fail(err)
 		return false
 	}
-	ok := r.verdict == answered && r.err == nil
+	alive := r.verdict == answered && r.err == nil
 	r.recycle()
 	c.mu.Lock()
 	c.checking = false
 	c.mu.Unlock()
-	return ok
+	c.resume()
+	return alive
+}
+
+// submitPing sends a ping, if nobody uses the connection.
+func (c *conn) submitPing(r *request) bool {
+	c.mu.Lock()
+	if c.load.Load() > 0 || c.checking || c.writing || c.err != nil {
+		c.mu.Unlock()
+		return false
+	}
+	c.checking, c.writing = true, true
+	c.queue = append(c.queue, r)
+	c.load.Add(1)
+	c.mu.Unlock()
+	c.write()
+	return true
 }

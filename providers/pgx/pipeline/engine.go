@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +53,8 @@ type Options struct {
 	// MaxLifetime and MaxIdleTime end a connection; PingAfter is how long an
 	// idle one is trusted, PingTimeout how long its answer may take.
 	MaxLifetime, MaxIdleTime, PingAfter, PingTimeout time.Duration
+	// Room is how many statements could be run elsewhere at once.
+	Room func() int
 	// Dial makes a session.
 	Dial func(ctx context.Context, readOnly bool) (*Session, error)
 	// Failed hears why a session could not be made, or was lost.
@@ -107,6 +108,7 @@ type Statement struct {
 type Engine struct {
 	opts       Options
 	setters    [maxSettings + 1]*statement
+	limiter    *statement
 	statements statements
 	codecs     sync.Pool
 	types      atomic.Pointer[pgtype.Map]
@@ -138,7 +140,7 @@ type slot struct {
 // New makes an engine. It connects when it is first used.
 func New(o Options) *Engine {
 	e := &Engine{
-		opts: o, setters: setters(), statements: statements{bound: o.MaxStatements}, began: time.Now(),
+		opts: o, setters: setters(), limiter: newLimiter(), statements: statements{bound: o.MaxStatements}, began: time.Now(),
 		write: make([]slot, o.Connections), read: make([]slot, o.ReadConnections),
 		watchNow: make(chan struct{}, 1),
 	}
@@ -272,18 +274,14 @@ func (e *Engine) encode(r *request, s *statement, args []any) error {
 // limit writes the settings and what is left of the deadline on a request.
 func (e *Engine) limit(ctx context.Context, r *request, settings []string, now time.Time) {
 	if deadline, ok := ctx.Deadline(); ok {
-		r.timeout = limitFor(deadline.Sub(now))
-	}
-	if len(settings) == 2 && settings[0] == statementTimeout {
-		r.timeout = cmp.Or(r.timeout, settings[1]) // not worth a segment of its own
-		return
+		r.limit = limitFor(deadline.Sub(now))
+		if len(settings) == 2 && settings[0] == statementTimeout {
+			return // says the same
+		}
 	}
 	r.settings = settings
 	for i := 0; i < len(settings); i += 2 {
-		if settings[i] == statementTimeout {
-			r.timeout = settings[i+1]
-			return
-		}
+		r.ownLimit = r.ownLimit || settings[i] == statementTimeout
 	}
 }
 

@@ -20,27 +20,30 @@ func (e *Engine) pick(ctx context.Context, readOnly bool, now time.Time) *conn {
 	var empty *slot
 	for i := range set {
 		c := set[i].conn.Load()
-		if c == nil || c.retired.Load() {
-			if empty == nil {
-				empty = &set[i]
-			}
+		if c == nil {
+			empty = &set[i]
 			continue
 		}
 		load := c.load.Load()
-		if load == 0 {
-			if c.idleFor(now) < e.opts.PingAfter || c.ping(ctx) {
-				return c
-			}
-			continue
+		if load == 0 && c.isAlive(ctx, now) {
+			return c
 		}
-		if (best == nil || load < least) && !c.isHeldUp(now) {
+		if (best == nil || load < least) && !c.retired.Load() && !c.isHeldUp(now) {
 			best, least = c, load
 		}
 	}
-	if empty != nil && empty.conn.Load() == nil {
+	if empty != nil {
 		e.open(empty, readOnly)
 	}
 	return best
+}
+
+// isAlive reports whether an idle connection can be used.
+func (c *conn) isAlive(ctx context.Context, now time.Time) bool {
+	if c.retired.Load() {
+		return false
+	}
+	return c.idleFor(now) < c.engine.opts.PingAfter || c.ping(ctx)
 }
 
 func (c *conn) idleFor(now time.Time) time.Duration {
@@ -66,7 +69,8 @@ func (c *conn) isHeldUp(now time.Time) bool {
 	if since == 0 {
 		return false
 	}
-	held := time.Duration(c.engine.clock(now) - since)
+	// While much is under way, service is only the time between two answers.
+	held := time.Duration(c.engine.clock(now)-since) - 2*c.session.RoundTrip
 	usual := heldUpFactor * time.Duration(c.service.Load())
 	if held <= max(heldUpAfter, usual) {
 		return false
@@ -131,13 +135,14 @@ func (e *Engine) watch() {
 // orphanAfter is how long the server goes on with what nobody waits for.
 const orphanAfter = time.Second
 
-// relieve moves elsewhere what waits behind something slow: what was not sent,
+// relieve moves elsewhere, as far as there is room, what waits behind something slow: what was not sent,
 // and reads. The server may still run these; nobody reads that result. A connection that works only
 // for callers who gave up is closed, and the server asked to stop: nobody
 // else's statement can be hit.
 func (c *conn) relieve(now time.Time) {
 	c.engine.stats.heldUp.Add(1)
 	orphaned := c.engine.clock(now)-c.headSince.Load() > int64(orphanAfter)
+	room := c.engine.opts.Room()
 	var ended []*request
 	c.mu.Lock()
 	for i, seg := range c.inflight {
@@ -148,21 +153,21 @@ func (c *conn) relieve(now time.Time) {
 			}
 			orphaned = orphaned && r.abandoned
 			// The reader may be writing into those at the head.
-			if i > 0 && c.readOnly && !r.abandoned && r.kind == kindExec {
+			if i > 0 && c.readOnly && !r.abandoned && r.kind == kindExec && len(ended) < room {
 				seg.ops[j].req = nil
 				ended = c.end(ended, r, moved, nil)
 				c.load.Add(-1)
 			}
 		}
 	}
-	for _, r := range c.queue { // not even sent
+	for len(c.queue) > 0 && len(ended) < room { // not even sent
+		r := c.queue[len(c.queue)-1]
+		c.queue = c.queue[:len(c.queue)-1]
 		ended = c.end(ended, r, moved, nil)
 		c.load.Add(-1)
 		c.bytes -= r.size
 	}
-	clear(c.queue)
-	c.queue = c.queue[:0]
-	orphaned = orphaned && len(c.inflight) > 0
+	orphaned = orphaned && len(c.inflight) > 0 && len(c.queue) == 0
 	if orphaned {
 		c.retired.Store(true)
 	}

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"encoding/binary"
 	"math"
-	"strconv"
 	"sync"
 	"time"
 
@@ -47,10 +46,12 @@ type request struct {
 	readOnly  bool
 	// solo says that it must not share a segment, as it did so in vain.
 	solo bool
-	// settings are names and values in turns, timeout the statement_timeout in
-	// milliseconds; empty for the session's own.
+	// settings are names and values in turns, limit the statement_timeout in
+	// milliseconds; 0 for the session's own. ownLimit says that it is one of the
+	// settings.
 	settings []string
-	timeout  string
+	limit    int64
+	ownLimit bool
 	bind     []byte
 	size     int
 
@@ -145,14 +146,13 @@ func appendTextBind(dst []byte, name string, args []string) []byte {
 	return dst
 }
 
-// limitFor is the statement_timeout for what is left of a deadline. It is the
-// backstop for a caller who gave up, so it is rounded up, by at most an eighth:
-// calls with the same limit then agree on a value, and need only one setting.
-func limitFor(left time.Duration) string {
+// limitFor is the statement_timeout for what is left of a deadline, in
+// milliseconds. Rounded up by at most an eighth, it changes less often.
+func limitFor(left time.Duration) int64 {
 	ms := max(1, int64((left+time.Millisecond-1)/time.Millisecond))
 	step := int64(1)
 	for ms/step >= 16 {
 		step *= 2
 	}
-	return strconv.FormatInt(min((ms+step-1)/step*step, math.MaxInt32), 10)
+	return min((ms+step-1)/step*step, math.MaxInt32)
 }

@@ -37,20 +37,20 @@ func (r *Result) SetErr(err error) { r.err = err }
 // Release gives the result's memory back. It must be called once.
 func (r *Result) Release() {
 	r.engine.codecs.Put(r.codec)
-	r.request.recycle()
+	r.recycle()
 	r.request, r.codec = nil, nil
 }
 
 // columns are those of the result, in the formats that were asked for.
 func (r *Result) columns() []pgconn.FieldDescription {
-	if r.request.fields == nil {
+	if r.fields == nil {
 		return r.statement.fields
 	}
 	// As this connection described them: the table may have changed since.
-	for i := range r.request.fields {
-		r.request.fields[i].Format = r.statement.formatOf(i)
+	for i := range r.fields {
+		r.fields[i].Format = r.statement.formatOf(i)
 	}
-	return r.request.fields
+	return r.fields
 }
 
 // Rows are a result's rows. Everything is there already: they hold no
@@ -93,11 +93,7 @@ func (r *Rows) Next() bool {
 	size := binary.BigEndian.Uint32(r.left)
 	body := r.left[4 : 4+size]
 	r.left = r.left[4+size:]
-	if err := r.cut(body); err != nil {
-		r.fail(err)
-		return false
-	}
-	return true
+	return r.fail(r.cut(body)) == nil
 }
 
 // cut finds the values of a row.

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -29,9 +30,6 @@ type segment struct {
 	at int
 	// err is the server's error, which skipped everything behind at.
 	err *pgconn.PgError
-	// timeout is the statement_timeout in force behind the last op; empty for
-	// the session's own.
-	timeout string
 }
 
 // current is the op that the next message is about, or nil at the end.
@@ -52,15 +50,6 @@ func (s *segment) reset() {
 func (c *conn) append(out []byte, seg *segment, r *request) []byte {
 	if len(r.settings) > 0 {
 		out = c.appendSettings(out, seg, r.settings)
-		seg.timeout = r.timeout // is one of them
-	}
-	if r.timeout != seg.timeout {
-		value := r.timeout
-		if value == "" {
-			value = c.session.StatementTimeout
-		}
-		out = c.appendSettings(out, seg, []string{statementTimeout, value})
-		seg.timeout = r.timeout
 	}
 	seg.size += r.size
 	switch r.kind {
@@ -73,6 +62,32 @@ func (c *conn) append(out []byte, seg *segment, r *request) []byte {
 	default:
 		return c.appendExec(out, seg, op{req: r}, r.statement, r.bind)
 	}
+}
+
+// limited reports whether the session's statement_timeout serves a request. It
+// is the backstop for a caller who gave up, so up to twice the time will do;
+// calls with about the same deadline then need no setting between them.
+func (c *conn) limited(r *request) bool {
+	switch {
+	case r.kind == kindPing || r.ownLimit:
+		return true
+	case r.limit == 0 || c.limit == 0:
+		return r.limit == c.limit
+	default:
+		return r.limit <= c.limit && c.limit <= 2*r.limit
+	}
+}
+
+// appendLimit adds a segment that sets the session's statement_timeout. In one
+// of its own it holds whether the next statement fails or not.
+func (c *conn) appendLimit(out []byte, seg *segment, r *request) []byte {
+	c.limit = r.limit
+	value := c.session.StatementTimeout
+	if r.limit > 0 {
+		value = strconv.FormatInt(r.limit, 10)
+	}
+	s := c.engine.limiter
+	return c.appendExec(out, seg, op{}, s, appendTextBind(nil, s.name, []string{value}))
 }
 
 // appendSettings adds the statement that makes settings, names and values in
@@ -103,7 +118,7 @@ func (c *conn) groupOf(queue []*request) int {
 		return 1
 	}
 	n := 1
-	for n < len(queue) && n < c.engine.opts.MaxGroup && !queue[n].alone() {
+	for n < len(queue) && n < c.engine.opts.MaxGroup && !queue[n].alone() && c.limited(queue[n]) {
 		n++
 	}
 	return n

@@ -19,7 +19,7 @@ func FuzzSegments(f *testing.F) {
 	f.Add(uint64(3), true, 100, 1)
 	f.Fuzz(func(t *testing.T, seed uint64, readOnly bool, count, group int) {
 		group = 1 + int(uint(group)%100)
-		e := &Engine{setters: setters(), opts: Options{MaxGroup: group}}
+		e := &Engine{setters: setters(), limiter: newLimiter(), opts: Options{MaxGroup: group}}
 		c := &conn{engine: e, readOnly: readOnly, session: &Session{StatementTimeout: "0"}, prepared: map[*statement]struct{}{}}
 		r := rand.New(rand.NewPCG(seed, 1))
 		var queue []*request
@@ -29,7 +29,7 @@ func FuzzSegments(f *testing.F) {
 				req.settings = []string{"app.tenant", fmt.Sprint(i)}
 			}
 			if r.IntN(3) == 0 {
-				req.timeout = fmt.Sprint(1000 * r.IntN(3))
+				req.limit = 1000 * r.Int64N(4)
 			}
 			queue = append(queue, req)
 		}
@@ -46,10 +46,16 @@ func FuzzSegments(f *testing.F) {
 					members = append(members, o.req)
 				}
 			}
+			if len(members) == 0 && len(seg.ops) == 1 {
+				continue // sets the limit for what follows
+			}
 			if len(members) == 0 || len(members) > group || len(members) > 1 && !readOnly {
 				t.Fatalf("a segment of %d", len(members))
 			}
 			for _, m := range members {
+				if m.limit != members[0].limit && (m.limit == 0 || members[0].limit == 0) {
+					t.Fatal("something without a limit shares a segment with something that has one")
+				}
 				if m.alone() && len(members) > 1 {
 					t.Fatal("something that must be alone is in a group")
 				}
@@ -128,7 +134,7 @@ func TestStatementsAreEvictedByAge(t *testing.T) {
 	if c.drop(&statement{sql: "0"}) || !c.drop(newer) || c.get("0") != nil {
 		t.Error("only the statement itself can be dropped")
 	}
-	if c.name() == c.name() {
+	if first, second := c.name(), c.name(); first == second {
 		t.Error("a name was given twice")
 	}
 }

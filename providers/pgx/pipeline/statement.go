@@ -176,5 +176,13 @@ func setters() (all [maxSettings + 1]*statement) {
 	return all
 }
 
+// newLimiter is the statement that sets the session's statement_timeout.
+func newLimiter() *statement {
+	return &statement{
+		sql:  "select pg_catalog.set_config('statement_timeout', $1, false)",
+		name: "pgkeel_limit", paramOIDs: []uint32{textOID},
+	}
+}
+
 // textOID is the type text.
 const textOID = 25

@@ -101,10 +101,10 @@ func TestInboxRefusesNonsense(t *testing.T) {
 }
 
 func TestLimitForIsRoundedUpByAnEighth(t *testing.T) {
-	for ms, want := range map[float64]string{0.1: "1", -5: "1", 1: "1", 15: "15", 17: "18", 100: "104", 4999: "5120", 5000: "5120", 1e15: "2147483647"} {
+	for ms, want := range map[float64]int64{0.1: 1, -5: 1, 1: 1, 15: 15, 17: 18, 100: 104, 4999: 5120, 5000: 5120, 1e15: 2147483647} {
 		left := time.Duration(min(ms, 9e12) * 1e6)
 		if got := limitFor(left); got != want {
-			t.Errorf("%v ms: %s, want %s", ms, got, want)
+			t.Errorf("%v ms: %d, want %d", ms, got, want)
 		}
 	}
 }
@@ -133,7 +133,7 @@ func TestSlowStatementsAreTriedAgain(t *testing.T) {
 func TestHeldUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &Engine{began: time.Now()}
-		c := &conn{engine: e}
+		c := &conn{engine: e, session: &Session{}}
 		c.service.Store(int64(time.Millisecond))
 		held := func() bool { return c.isHeldUp(time.Now()) }
 		if held() {
