@@ -191,7 +191,8 @@ func (p *Pool) copyOut(ctx context.Context, s *session, w io.Writer, sql string)
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
 	p.soil(s.conn, sql)
-	out := &drain{w: w, stop: func() { p.stopServer(ctx, s.conn) }}
+	cut := false
+	out := &drain{w: w, stop: func() { cut = p.stopServer(ctx, s.conn) }}
 	returned := false
 	defer func() {
 		if !returned { // the writer ended the goroutine in the middle of the driver
@@ -202,6 +203,9 @@ func (p *Pool) copyOut(ctx context.Context, s *session, w io.Writer, sql string)
 	returned = true
 	if out.err != nil && !isStopped(err) {
 		s.retire() // the request to stop could still hit the next statement
+	}
+	if cut { // which the driver does not notice if it had read all there was
+		_ = s.conn.Close(ended())
 	}
 	if out.panic != nil {
 		err = errPanicked

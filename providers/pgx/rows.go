@@ -266,17 +266,17 @@ func (r *rows) stopAfter(grace time.Duration) func() bool {
 
 // stopServer asks the server to stop, or closes the connection where that
 // request could be misdirected: the socket, since somebody else may be reading
-// from it.
-func (p *Pool) stopServer(ctx context.Context, conn *pgx.Conn) {
-	if p.cfg.Profile == providers.ProfilePgBouncer {
-		_ = conn.PgConn().Conn().Close()
-		return
+// from it. It reports whether it closed.
+func (p *Pool) stopServer(ctx context.Context, conn *pgx.Conn) (cut bool) {
+	if p.cfg.Profile != providers.ProfilePgBouncer {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
+		defer cancel()
+		if conn.PgConn().CancelRequest(ctx) == nil {
+			return false
+		}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
-	defer cancel()
-	if conn.PgConn().CancelRequest(ctx) != nil {
-		_ = conn.PgConn().Conn().Close()
-	}
+	_ = conn.PgConn().Conn().Close()
+	return true
 }
 
 // isStopped reports that the server carried out a request to stop, so that no

@@ -12,6 +12,7 @@ var capabilityTests = []test{
 	{name: "Batcher", run: testBatcher},
 	{name: "BatchThatFails", run: testBatchFails},
 	{name: "Copier", run: testCopier},
+	{name: "RawCopier", run: testRawCopier},
 	{name: "Unwrapper", run: testUnwrapper},
 }
 
