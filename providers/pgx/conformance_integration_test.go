@@ -14,7 +14,7 @@ import (
 func TestConformance(t *testing.T) {
 	providertest.Run(t, providertest.Target{
 		Provider: pgx.Provider{},
-		DSN:      func(t testing.TB) string { return pgtest.NewDB(t) },
+		DSN:      pgtest.NewDB,
 	})
 }
 

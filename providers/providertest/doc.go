@@ -5,7 +5,7 @@
 //	func TestConformance(t *testing.T) {
 //		providertest.Run(t, providertest.Target{
 //			Provider: mine.Provider{},
-//			DSN:      func(t testing.TB) string { return pgtest.NewDB(t) },
+//			DSN:      pgtest.NewDB,
 //		})
 //	}
 //

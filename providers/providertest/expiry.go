@@ -74,7 +74,7 @@ func testExpiryRows(t *testing.T, s suite) {
 	p := s.open(t, 1)
 	mustExec(t, p, table)
 	tx := begin(t, p, providers.TxOptions{Timeout: short})
-	rows, err := tx.Query(t.Context(), "insert into t select generate_series(1, 100000) returning n")
+	rows, err := tx.Query(t.Context(), "insert into t select generate_series(1, 5000) returning n")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,6 +61,10 @@ func testSeveralStatements(t *testing.T, s suite) {
 		if n := traces(t, q); n != 2 {
 			t.Errorf("%d of 2 statements ran", n)
 		}
+		if got := value[string](t, q, "select 'a;b';"); got != "a;b" {
+			t.Errorf("a semicolon in a literal: %q", got)
+		}
+		wantCode(t, "rows of several", queryError(t.Context(), q, "select 1; select 2"), "42601")
 	})
 }
 

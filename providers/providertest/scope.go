@@ -15,6 +15,7 @@ var scopeTests = []test{
 	{name: "FailedSettingInATransaction", run: testScopeFailsInTransaction},
 	{name: "FailedStatement", run: testScopeStatementFails},
 	{name: "RowsClosedEarly", run: testScopeRowsClosedEarly},
+	{name: "OneStatementOnly", run: testScopeSingle},
 	{name: "SearchPath", run: testScopeSearchPath},
 	{name: "Role", run: testScopeRole},
 	{name: "ReadOnly", run: testScopeReadOnly},
@@ -151,6 +152,25 @@ func testScopeRowsClosedEarly(t *testing.T, s suite) {
 			t.Errorf("%d of 1000 rows", n)
 		}
 		wantX(t, q, "")
+	})
+}
+
+// A scope is that of one statement: several could end it among them.
+func testScopeSingle(t *testing.T, s suite) {
+	s.onEach(t, "create table t (s text)", func(t *testing.T, q querier) {
+		if err := runExec(t, q, "insert into t values ('a;b') ;", "app.x", "1"); err != nil {
+			t.Errorf("a semicolon in a literal: %v", err)
+		}
+		if got, err := runValue[string](t, q, "insert into t values ('c;d') returning s;", "app.x", "1"); err != nil || got != "c;d" {
+			t.Errorf("a semicolon in a literal: %q, %v", got, err)
+		}
+		if n := traces(t, q); n != 2 {
+			t.Errorf("%d rows", n)
+		}
+		wantOutcomeOfRefusal(t, runExec(t, q, "insert into t values ('e'); insert into t values ('f')", "app.x", "1"))
+		if _, inTx := q.(providers.Tx); !inTx && traces(t, q) != 2 {
+			t.Error("several statements shared one scope")
+		}
 	})
 }
 
