@@ -106,3 +106,12 @@ func selected(all []Scenario, only string) ([]Scenario, error) {
 	}
 	return matched, nil
 }
+
+// usageError is one of the command line.
+type usageError struct{ error }
+
+// Usage tells the command's exit status apart.
+func (usageError) Usage() {}
+
+// Unwrap returns what is wrong.
+func (e usageError) Unwrap() error { return e.error }

@@ -20,7 +20,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	err = run(ctx, s, stdout, stderr)
 	if err == nil {

@@ -78,3 +78,12 @@ func isTerminal(w io.Writer) bool {
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
+
+// usageError is one of the command line.
+type usageError struct{ error }
+
+// Usage tells the command's exit status apart.
+func (usageError) Usage() {}
+
+// Unwrap returns what is wrong.
+func (e usageError) Unwrap() error { return e.error }

@@ -16,7 +16,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	return run(ctx, s, scenes(), stdout, stderr)
 }
