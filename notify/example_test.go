@@ -111,11 +111,13 @@ func ExampleOutbox() {
 			break
 		}
 	}
+	fmt.Println("the next time it goes on from here:", position != notify.Position{})
 	// Output:
 	// <nil>
 	// ordered
 	// paid
 	// sent
+	// the next time it goes on from here: true
 }
 
 // What cannot be sent is refused before anything is.

@@ -13,6 +13,8 @@ var capabilityTests = []test{
 	{name: "BatchThatFails", run: testBatchFails},
 	{name: "Copier", run: testCopier},
 	{name: "RawCopier", run: testRawCopier},
+	{name: "Listener", run: testListener, session: true},
+	{name: "ListenersEnd", run: testListenersEnd, session: true},
 	{name: "Unwrapper", run: testUnwrapper},
 }
 
