@@ -102,7 +102,7 @@ func (c *Cluster) populate(ctx context.Context) error {
 	}
 	if n := c.opts.SynchronousStandbys; n > 0 {
 		// Only now: before there are standbys every commit would wait for them.
-		return primary.exec(ctx, "",
+		return primary.exec(ctx,
 			fmt.Sprintf(`alter system set synchronous_standby_names = 'ANY %d (*)'`, n),
 			`select pg_reload_conf()`)
 	}
@@ -209,7 +209,7 @@ func outsideCluster(ctx context.Context, dsn string) (*Cluster, error) {
 	c := &Cluster{outside: dsn}
 	c.primary = &Node{cluster: c, name: "outside"}
 	c.nodes = []*Node{c.primary}
-	if err := c.primary.exec(ctx, "", `select 1`); err != nil {
+	if err := c.primary.exec(ctx, `select 1`); err != nil {
 		return nil, fmt.Errorf("pgtest: the server of %s: %w", outsideEnv, err)
 	}
 	open.Lock()

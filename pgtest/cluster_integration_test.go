@@ -173,8 +173,8 @@ func TestKill(t *testing.T) {
 	dsn := n.DSN("")
 	conn := connect(t, dsn)
 	mustExec(t, conn, `create table kept as select 7 as n`)
-	busy, backend := connect(t, dsn), 0
-	backend = get[int](t, busy, `select pg_backend_pid()`)
+	busy := connect(t, dsn)
+	backend := get[int](t, busy, `select pg_backend_pid()`)
 	result := make(chan error, 1)
 	go func() { _, err := busy.Exec(context.Background(), `select pg_sleep(600)`); result <- err }()
 

@@ -120,7 +120,7 @@ func (c *Cluster) createDatabase(ctx context.Context, name, template string) err
 
 func (c *Cluster) dropDatabase(ctx context.Context, name string) error {
 	ident := pgx.Identifier{name}.Sanitize()
-	if err := c.Primary().exec(ctx, "", "drop database if exists "+ident+" with (force)"); err != nil {
+	if err := c.Primary().exec(ctx, "drop database if exists "+ident+" with (force)"); err != nil {
 		return fmt.Errorf("pgtest: drop database %s: %w", ident, err)
 	}
 	return nil

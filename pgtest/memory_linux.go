@@ -11,5 +11,5 @@ const memoryNeeded = 2 << 30
 
 func hasRoom(dir string) bool {
 	var fs syscall.Statfs_t
-	return syscall.Statfs(dir, &fs) == nil && uint64(fs.Bavail)*uint64(fs.Bsize) >= memoryNeeded
+	return syscall.Statfs(dir, &fs) == nil && fs.Bavail*uint64(fs.Bsize) >= memoryNeeded
 }

@@ -112,8 +112,8 @@ func (n *Node) Log() string {
 }
 
 // exec runs statements on a connection of its own.
-func (n *Node) exec(ctx context.Context, database string, statements ...string) error {
-	return n.session(ctx, database, func(conn *pgx.Conn) error {
+func (n *Node) exec(ctx context.Context, statements ...string) error {
+	return n.session(ctx, "", func(conn *pgx.Conn) error {
 		for _, sql := range statements {
 			if _, err := conn.Exec(ctx, sql); err != nil {
 				return err

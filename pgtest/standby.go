@@ -28,7 +28,7 @@ func (c *Cluster) AddStandby(ctx context.Context) (*Node, error) {
 	defer cancel()
 	primary, n := c.Primary(), c.newNode()
 	n.standby.Store(true)
-	err := primary.exec(ctx, "", fmt.Sprintf(`select pg_create_physical_replication_slot('%s', true)`, n.name))
+	err := primary.exec(ctx, fmt.Sprintf(`select pg_create_physical_replication_slot('%s', true)`, n.name))
 	if err == nil {
 		err = n.cloneFrom(ctx, primary)
 	}
@@ -37,7 +37,7 @@ func (c *Cluster) AddStandby(ctx context.Context) (*Node, error) {
 	}
 	if err != nil {
 		drop := fmt.Sprintf(`select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '%s'`, n.name)
-		_ = primary.exec(context.WithoutCancel(ctx), "", drop)
+		_ = primary.exec(context.WithoutCancel(ctx), drop)
 		return nil, errors.Join(fmt.Errorf("pgtest: AddStandby: %w", err), os.RemoveAll(n.data))
 	}
 	c.join(n)

@@ -63,7 +63,7 @@ func createTenant(ctx context.Context, db *sql.DB, id string) error {
 }
 
 func checkTenant(id string) error {
-	fault := ""
+	var fault string
 	switch {
 	case id == "":
 		fault = "is empty"

@@ -77,7 +77,13 @@ func TestHeldCountsPerPool(t *testing.T) {
 		pool providers.Pool
 		want int
 	}{
-		{bg, a, 0}, {one, a, 1}, {two, a, 2}, {one, b, 0}, {both, a, 2}, {both, b, 1}, {both, nil, 0},
+		{bg, a, 0},
+		{one, a, 1},
+		{two, a, 2},
+		{one, b, 0},
+		{both, a, 2},
+		{both, b, 1},
+		{both, nil, 0},
 		{providers.WithHeld(bg, nil), nil, 1},
 	} {
 		if got := providers.Held(tc.ctx, tc.pool); got != tc.want {

@@ -125,8 +125,11 @@ func TestRegisterCustomRefuses(t *testing.T) {
 	}{
 		"no operation":    {"", providers.Hook{Name: "h", After: after}, providers.ErrInvalidHook},
 		"blank operation": {"\t", providers.Hook{Name: "h", After: after}, providers.ErrInvalidHook},
-		"events": {"op", providers.Hook{Name: "h", After: after, Events: []providers.HookEvent{providers.EventCustom}},
-			providers.ErrInvalidHook},
+		"events": {
+			"op",
+			providers.Hook{Name: "h", After: after, Events: []providers.HookEvent{providers.EventCustom}},
+			providers.ErrInvalidHook,
+		},
 		"nothing to call": {"op", providers.Hook{Name: "h"}, providers.ErrInvalidHook},
 		"no name":         {"op", providers.Hook{After: after}, providers.ErrInvalidHook},
 		"taken":           {"op", providers.Hook{Name: "taken", After: after}, providers.ErrDuplicateHook},
@@ -529,7 +532,7 @@ func TestPanickingHooksHarmNothing(t *testing.T) {
 }
 
 func TestPanickingHookOfNil(t *testing.T) {
-	m := manager(t, providers.Hook{Name: "nil", After: func(context.Context, *providers.HookInfo) { panic(nil) }}) //nolint:govet // on purpose
+	m := manager(t, providers.Hook{Name: "nil", After: func(context.Context, *providers.HookInfo) { panic(nil) }})
 	m.Logger = slog.New(slog.DiscardHandler)
 	run(m, providers.HookInfo{Event: providers.EventQuery}, nil)
 	m.Notify(context.Background(), providers.HookInfo{Event: providers.EventNotification})

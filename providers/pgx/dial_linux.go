@@ -48,7 +48,7 @@ func readable(conn net.Conn) bool {
 	err = raw.Control(func(fd uintptr) {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		found = err != syscall.EAGAIN && err != syscall.EINTR //nolint:errorlint // syscall.Errno is never wrapped
+		found = err != syscall.EAGAIN && err != syscall.EINTR
 	})
 	return err == nil && found
 }

@@ -69,7 +69,14 @@ func TestClassify(t *testing.T) {
 		{"deallocate all", prepared},
 		{"discard all", state | prepared},
 		{"select 1; prepare q as select 1; set x = 1", state | prepared},
-		{"'", clean}, {"$", clean}, {"/*", clean}, {"--", clean}, {"e'\\", clean}, {"$a", clean}, {"$$", clean}, {`"`, clean},
+		{"'", clean},
+		{"$", clean},
+		{"/*", clean},
+		{"--", clean},
+		{"e'\\", clean},
+		{"$a", clean},
+		{"$$", clean},
+		{`"`, clean},
 	} {
 		if got := classify(tc.sql); got != tc.want {
 			t.Errorf("classify(%q) = %b, want %b", tc.sql, got, tc.want)
