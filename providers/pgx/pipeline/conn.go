@@ -157,10 +157,12 @@ func (c *conn) flush() bool {
 }
 
 // Flushes that are not answered: with flightsBusy the server has one to work on
-// and one for when it is done; more than flightsMost never help.
+// and one for when it is done; more than flightsMost, and one more for each
+// flightEvery of the round trip, never help.
 const (
 	flightsBusy = 2
 	flightsMost = 4
+	flightEvery = 200 * time.Microsecond
 )
 
 // holds reports whether the queue had better wait for the next answer. A server
@@ -171,7 +173,11 @@ func (c *conn) holds(now time.Time) bool {
 	if c.flights < flightsBusy {
 		return c.checking && c.flights > 0 // a ping decides first
 	}
-	return c.flights >= flightsMost || c.engine.clock(now)-c.headSince.Load() > 2*int64(c.session.RoundTrip)
+	roundTrip := c.session.RoundTrip
+	if c.flights >= flightsMost+int(roundTrip/flightEvery) {
+		return true
+	}
+	return c.engine.clock(now)-c.headSince.Load() > 2*int64(roundTrip)
 }
 
 // resume has the reader send what was held, now that an answer came.
