@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgkeel/pgkeel"
 	"github.com/pgkeel/pgkeel/batch"
+	"github.com/pgkeel/pgkeel/providers"
 )
 
 func stream(queued ...*pgx.QueuedQuery) iter.Seq2[*pgx.QueuedQuery, error] {
@@ -132,5 +133,25 @@ func TestAStreamIsLeftWhenTheBatchEnds(t *testing.T) {
 	}, batch.Options{MaxStatements: 4})
 	if err == nil || !left || handed > 12 {
 		t.Errorf("%d handed out, left %v: %v", handed, left, err)
+	}
+}
+
+// plain opens pools that cannot run batches.
+type plain struct{}
+
+func (plain) Open(ctx context.Context, cfg providers.Config) (providers.Pool, error) {
+	pool, err := providers.Open(ctx, "pgx", cfg)
+	return struct{ providers.Pool }{pool}, err
+}
+
+func TestAProviderThatCannotRunBatches(t *testing.T) {
+	const name = "plain"
+	if err := providers.Register(name, plain{}); err != nil && !errors.Is(err, providers.ErrDuplicateProvider) {
+		t.Fatal(err)
+	}
+	db := open(t, pgkeel.WithProvider(name))
+	report, err := batch.Run(t.Context(), db, inserts(1, 2), batch.Options{})
+	if !errors.Is(err, errors.ErrUnsupported) || states(report) != "nn" || pgkeel.OutcomeOf(err) != pgkeel.OutcomeNotSent {
+		t.Errorf("%s %v", states(report), err)
 	}
 }

@@ -767,3 +767,36 @@ func TestBatchBehindPgBouncer(t *testing.T) {
 		}
 	}
 }
+
+// A plan that becomes stale in the middle of a stream that is longer than its
+// window, and one that is dropped again and again.
+func TestTrap15StalePlanInALongStream(t *testing.T) {
+	p := balanced(t, providers.Config{})
+	mustExec(t, p, "create table s (n int)")
+	mustExec(t, p, "create function missing() returns int language plpgsql as 'begin return (select n from nowhere); end'")
+	many := func(sql string) *providers.BatchCall {
+		var all []*pgx.QueuedQuery
+		for range 20 {
+			all = append(all, queued(sql))
+		}
+		call := callOf(1, all...)
+		call.MaxStatements = 4
+		return call
+	}
+	for _, change := range []string{"add column m int", "drop column m"} {
+		if err := p.RunBatch(t.Context(), many("select * from s")); err != nil {
+			t.Fatal(err)
+		}
+		mustExec(t, p, "alter table s "+change)
+		call := many("select * from s")
+		if err := p.RunBatch(t.Context(), call); err != nil || call.Report.Count(providers.BatchOK) != 20 {
+			t.Errorf("%s: %v", statesOf(call), err)
+		}
+	}
+	call := many("select missing()")
+	err := p.RunBatch(t.Context(), call)
+	var pg *providers.PGError
+	if !errors.As(err, &pg) || pg.Code != "42P01" || call.Report.Count(providers.BatchFailed) != 20 {
+		t.Errorf("%s: %v", statesOf(call), err)
+	}
+}
