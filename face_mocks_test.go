@@ -29,6 +29,29 @@ func overMock(t *testing.T, options ...pgkeel.Option) (*pgkeel.DB, *mocks.MockPo
 	return db, pool
 }
 
+// A provider needs no name. Of several choices the last counts.
+func TestMockedProviderWithoutAName(t *testing.T) {
+	provider := mocks.NewMockProvider(gomock.NewController(t))
+	pool := mocks.NewMockPool(gomock.NewController(t))
+	provider.EXPECT().Open(gomock.Any(), gomock.Any()).Return(pool, nil)
+	pool.EXPECT().Ping(gomock.Any()).Return(nil)
+	db, err := pgkeel.Open(t.Context(), "host=none", pgkeel.WithProvider("no such provider"), pgkeel.WithOpener(provider))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	_, err = pgkeel.Open(t.Context(), "host=none", pgkeel.WithOpener(provider), pgkeel.WithProvider("no such provider"))
+	if !errors.Is(err, pgkeel.ErrUnknownProvider) {
+		t.Errorf("%v", err)
+	}
+	var bad *pgkeel.ConfigError
+	if _, err := pgkeel.Open(t.Context(), "host=none", pgkeel.WithOpener(nil)); !errors.As(err, &bad) {
+		t.Errorf("%v", err)
+	}
+}
+
 func failed(err error) (pgx.Rows, pgx.Row) {
 	results := pgx.FailedBatchResults(&pgx.Batch{}, err)
 	rows, _ := results.Query()

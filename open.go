@@ -15,6 +15,7 @@ import (
 type settings struct {
 	config   providers.Config
 	provider string
+	opener   providers.Provider // instead of a name
 	layers   []chain.Layer
 	hooks    []providers.Hook
 	panics   *providers.PanicPolicy
@@ -53,12 +54,15 @@ func (s *settings) fault(field, problem string) {
 }
 
 func (s *settings) open(ctx context.Context) (providers.Pool, error) {
-	if names := providers.Names(); !slices.Contains(names, s.provider) {
+	if names := providers.Names(); s.opener == nil && !slices.Contains(names, s.provider) {
 		s.faults = append(s.faults, fmt.Errorf("%w %q: registered are %q (import the provider's package)",
 			ErrUnknownProvider, s.provider, names))
 	}
 	if err := errors.Join(append(s.faults, s.config.Validate())...); err != nil {
 		return nil, err
+	}
+	if s.opener != nil {
+		return s.opener.Open(ctx, s.config)
 	}
 	return providers.Open(ctx, s.provider, s.config)
 }

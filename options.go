@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkeel/pgkeel/chain"
+	"github.com/pgkeel/pgkeel/providers"
 	"github.com/pgkeel/pgkeel/resilience/timeout"
 )
 
@@ -29,7 +30,20 @@ func WithConfig(config Config) Option {
 
 // WithProvider chooses the provider by the name under which it was registered.
 // Default: "pgx".
-func WithProvider(name string) Option { return func(s *settings) { s.provider = name } }
+func WithProvider(name string) Option {
+	return func(s *settings) { s.provider, s.opener = name, nil }
+}
+
+// WithOpener chooses a provider that needs no name, such as one over a *sql.DB
+// that is open already: stdsql.Provider{DB: sqlDB}.
+func WithOpener(provider providers.Provider) Option {
+	return func(s *settings) {
+		if provider == nil {
+			s.fault("options", "WithOpener got a nil provider; leave it out")
+		}
+		s.opener = provider
+	}
+}
 
 // WithPool sets the size and life of the pool. See [PoolStrategy] for the
 // defaults.

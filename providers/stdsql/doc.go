@@ -11,13 +11,11 @@
 //
 // An existing *sql.DB:
 //
-//	err := providers.Register("legacy", stdsql.Provider{DB: sqlDB})
-//	db, err := pgkeel.Open(ctx, "", pgkeel.WithProvider("legacy"))
+//	db, err := pgkeel.Open(ctx, "", pgkeel.WithOpener(stdsql.Provider{DB: sqlDB}))
 //
 // A driver by its name:
 //
-//	err := providers.Register("pq", stdsql.Provider{Driver: "postgres"})
-//	db, err := pgkeel.Open(ctx, dsn, pgkeel.WithProvider("pq"))
+//	db, err := pgkeel.Open(ctx, dsn, pgkeel.WithOpener(stdsql.Provider{Driver: "postgres"}))
 //
 // # What is different
 //
