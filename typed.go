@@ -54,7 +54,7 @@ func All[T any](ctx context.Context, q Querier, sql string, args ...any) ([]T, e
 func Each[T any](ctx context.Context, q Querier, sql string, args ...any) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T
-		rows, err := q.Query(ctx, sql, args...)
+		rows, err := q.Query(WithPipelined(ctx, false), sql, args...) // whose results are held in memory
 		if err != nil {
 			yield(zero, err)
 			return

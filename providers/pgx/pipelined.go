@@ -298,6 +298,7 @@ func (pl *pipelined) exec(ctx context.Context, sql string, args []any, scope []p
 	}
 	ctx, firing := pl.pool.startHook(ctx, providers.EventExec, sql, 0)
 	traced := pl.trace(ctx, sql, args)
+	st.NoRows = true
 	result, err := pl.do(traced.ctx, opExec, st)
 	var tag pgconn.CommandTag
 	if err == nil {

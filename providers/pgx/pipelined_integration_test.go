@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
@@ -394,6 +395,9 @@ func TestPipelinedLargeResults(t *testing.T) {
 	if s := p.Stats().Pipeline; s.Large != 1 || s.Slow < 2 {
 		t.Errorf("the large result is to be found out once: %+v", s)
 	}
+	if n := sent(p, func() { mustExec(t, declaring{p}, "select repeat('z', 5000)") }); n == 0 || p.Stats().Pipeline.Large != 1 {
+		t.Error("a result that nobody looks at counts as large")
+	}
 	var s string
 	if err := p.QueryRow(t.Context(), "insert into t values (repeat('x', $1)) returning s", 5000).Scan(&s); err != nil || len(s) != 5000 {
 		t.Errorf("a write's result has more room: %v", err)
@@ -405,6 +409,13 @@ func TestPipelinedLargeResults(t *testing.T) {
 	if n := value[int](t, p, "select count(*)::int from t where s like 'y%'"); n != 1 {
 		t.Errorf("it was done %d times", n)
 	}
+}
+
+// declaring declares what it executes to only read.
+type declaring struct{ *Pool }
+
+func (d declaring) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return d.Pool.Exec(providers.WithReadOnly(ctx), sql, args...)
 }
 
 // TestPipelinedReadsMoveAway has something slow at the head of the line.

@@ -98,6 +98,8 @@ type Statement struct {
 	Args []any
 	// ReadOnly runs it in a session that cannot write.
 	ReadOnly bool
+	// NoRows says that nobody looks at the rows.
+	NoRows bool
 	// Settings are names and values in turns, in force for this statement only.
 	// None of them may change what names in the statement mean.
 	Settings []string
@@ -224,7 +226,7 @@ func (e *Engine) try(ctx context.Context, st Statement, solo bool) (*request, er
 		}
 	}
 	r := requests.Get().(*request)
-	r.kind, r.statement, r.readOnly, r.solo = kindExec, s, st.ReadOnly, solo
+	r.kind, r.statement, r.noRows, r.solo = kindExec, s, st.NoRows, solo
 	if err := e.encode(r, s, st.Args); err != nil {
 		r.recycle()
 		return nil, err

@@ -43,7 +43,8 @@ const (
 type request struct {
 	kind      kind
 	statement *statement
-	readOnly  bool
+	// noRows says that nobody looks at the rows.
+	noRows bool
 	// solo says that it must not share a segment, as it did so in vain.
 	solo bool
 	// settings are names and values in turns, limit the statement_timeout in
@@ -99,6 +100,9 @@ func (r *request) recycle() {
 
 // wants reports whether the result still has room for a row.
 func (r *request) wants(size, limit int) bool {
+	if r.noRows {
+		return false
+	}
 	if r.overflow || len(r.rows)+size > limit {
 		r.overflow = true
 		return false
