@@ -150,9 +150,14 @@ func decodeText(line []byte, t Text) (fields [][]byte) {
 					b = '\t'
 				case 'v':
 					b = '\v'
-				case 'x':
-					b = byte(strings.IndexByte(hexDigits, line[i+1])<<4 | strings.IndexByte(hexDigits, line[i+2]))
-					i += 2
+				case 'x': // up to two digits, or else the letter
+					for n := 0; n < 2 && i+1 < len(line) && strings.IndexByte(hexDigits, line[i+1]) >= 0; n++ {
+						if n == 0 {
+							b = 0
+						}
+						i++
+						b = b<<4 | byte(strings.IndexByte(hexDigits, line[i]))
+					}
 				}
 			}
 			field = append(field, b)
@@ -243,6 +248,8 @@ func FuzzText(f *testing.F) {
 			f.Add([]byte(a), []byte(b), uint8(i), byte('\t'), `\N`)
 		}
 		f.Add([]byte(a), []byte("x"), uint8(0), byte('|'), a)
+		f.Add([]byte(a), []byte("x"), uint8(0), byte('|'), a+`\`)
+		f.Add([]byte(a), []byte(""), uint8(0), byte('\t'), `\x`)
 	}
 	f.Fuzz(func(t *testing.T, a, b []byte, order uint8, delimiter byte, null string) {
 		c := Text{Delimiter: delimiter, Null: &null}

@@ -119,6 +119,7 @@ func TestEveryFaultIsFoundAtOnce(t *testing.T) {
 		"quote in markers": {into(ok, CSV{Null: text(`"`)}), "Format.Null"},
 		"same markers":     {into(ok, CSV{Null: text("-"), Default: text("-")}), "Format.Default"},
 		"default of null":  {into(ok, CSV{Default: text("")}), "Format.Default"},
+		"escape at end":    {into(ok, Text{Null: text(`x\`), Default: text(`x\\`)}), "Format.Null"},
 		"text of null":     {into(ok, Text{Default: text(`\N`)}), "Format.Default"},
 		"header":           {into(ok, Text{Header: 9}), "Format.Header"},
 		"encoding":         {into(ok, Binary{Encoding: "\x00"}), "Format.Encoding"},

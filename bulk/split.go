@@ -160,8 +160,10 @@ func (s *splitter) readHeader() error {
 		}
 		used, end := probe.scan(buffer[seen:], s.eof)
 		if end > 0 {
-			// The byte behind a carriage return was needed to understand it.
-			s.header, s.carry = buffer[:seen+end], buffer[seen+end:]
+			// The byte behind a carriage return was needed to understand it, and may
+			// end a record as well.
+			end = seen + bytes.IndexByte(buffer[seen:], probe.eol) + 1
+			s.header, s.carry = buffer[:end], buffer[end:]
 			break
 		}
 		if seen += used; s.eof {

@@ -109,7 +109,7 @@ var splitFormats = []Format{CSV{}, CSV{Escape: '\\'}, CSV{Quote: '\'', Delimiter
 
 var splitSeeds = []string{
 	"", "a", "a\n", "a\nb\n", "a\nb", "a\r\nb\r\n", "a\rb\r", "a\r", "\n\n\n", "\"a\nb\"\nc\n", "\"a\"\"\nb\"\nc\n", "\"a\\\"\nb\"\nc\n", "a\\\nb\nc\n",
-	"x\"y\nz\"\nw\n", "\"unclosed\nto the end", "a\\", "\"\r\n\"\r\nb\r\n", "\\.\n", "a\n\\.\nb\n", "a\\\\\nb\n", "'a\n';b\nc\n", "\r\"\n\"",
+	"x\"y\nz\"\nw\n", "\"unclosed\nto the end", "a\\", "\"\r\n\"\r\nb\r\n", "\\.\n", "a\n\\.\nb\n", "a\\\\\nb\n", "'a\n';b\nc\n", "\r\"\n\"", "\r\r", "a\r\rb\r",
 }
 
 func TestChunksEndWithRecords(t *testing.T) {

@@ -48,8 +48,14 @@ const noDelimiters = `\.abcdefghijklmnopqrstuvwxyz0123456789`
 func (t Text) validate(f *faults, in bool, _ []string) {
 	markers{t.Null, t.Default, t.delimiter()}.validate(f, in, t.Header, t.Encoding)
 	f.addf(strings.IndexByte(noDelimiters, t.delimiter()) >= 0, "Format.Delimiter", "must be none of %s", noDelimiters)
+	for field, marker := range map[string]*string{"Format.Null": t.Null, "Format.Default": t.Default} {
+		f.addf(marker != nil && endsInEscape(*marker), field, "ends in a backslash, which would escape the delimiter behind it")
+	}
 	f.addf(t.Default != nil && *t.Default == `\N` && t.Null == nil, "Format.Default", `is the same as Null, which is \N by default; make them differ`)
 }
+
+// endsInEscape reports whether an odd number of backslashes stands at the end.
+func endsInEscape(s string) bool { return (len(s)-len(strings.TrimRight(s, `\`)))%2 == 1 }
 
 func (t Text) encoder() recordEncoder {
 	e := textEncoder{delimiter: t.delimiter(), null: []byte(textOr(t.Null, `\N`))}
