@@ -31,12 +31,6 @@ func (c *Conn) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	return sendBatch(ctx, c.conn, b)
 }
 
-// CopyFrom loads the rows of src into columns of a table by COPY and returns
-// their number.
-func (c *Conn) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
-	return copyFrom(ctx, c.conn, table, columns, src)
-}
-
 // Ping makes one round trip.
 func (c *Conn) Ping(ctx context.Context) error { return c.conn.Ping(ctx) }
 

@@ -5,10 +5,29 @@ import (
 	"errors"
 	"io"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
+
+// CopyFrom loads the rows of src into columns of a table by COPY and returns
+// their number.
+func (db *DB) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
+	return copyFrom(ctx, db.pool, table, columns, src)
+}
+
+// CopyFrom loads the rows of src into columns of a table by COPY and returns
+// their number.
+func (c *Conn) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
+	return copyFrom(ctx, c.conn, table, columns, src)
+}
+
+// CopyFrom loads the rows of src into columns of a table by COPY and returns
+// their number.
+func (tx Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
+	return copyFrom(ctx, tx.tx, table, columns, src)
+}
 
 // CopyFromReader runs sql, a COPY … FROM STDIN, with what r yields. Package bulk
 // builds the statement and has more to offer. See [providers.RawCopier].
@@ -41,6 +60,17 @@ func (tx Tx) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgcon
 // CopyToWriter is [DB.CopyToWriter] in this transaction.
 func (tx Tx) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.CommandTag, error) {
 	return copyToWriter(ctx, tx.tx, w, sql)
+}
+
+func copyFrom(ctx context.Context, target any, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
+	if src == nil {
+		return 0, refusef("CopyFrom: the source is nil")
+	}
+	copier, ok := target.(providers.Copier)
+	if !ok {
+		return 0, refusef("CopyFrom: %w by this provider", errors.ErrUnsupported)
+	}
+	return copier.CopyFrom(ctx, table, columns, src)
 }
 
 func copyFromReader(ctx context.Context, target any, r io.Reader, sql string) (pgconn.CommandTag, error) {

@@ -57,12 +57,6 @@ func (db *DB) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	return sendBatch(ctx, db.pool, b)
 }
 
-// CopyFrom loads the rows of src into columns of a table by COPY and returns
-// their number.
-func (db *DB) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
-	return copyFrom(ctx, db.pool, table, columns, src)
-}
-
 // Ping makes one round trip.
 func (db *DB) Ping(ctx context.Context) error { return db.pool.Ping(ctx) }
 
@@ -115,15 +109,4 @@ func sendBatch(ctx context.Context, target any, b *pgx.Batch) pgx.BatchResults {
 		return pgx.FailedBatchResults(b, refusef("SendBatch: %w by this provider", errors.ErrUnsupported))
 	}
 	return batcher.SendBatch(ctx, b)
-}
-
-func copyFrom(ctx context.Context, target any, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
-	if src == nil {
-		return 0, refusef("CopyFrom: the source is nil")
-	}
-	copier, ok := target.(providers.Copier)
-	if !ok {
-		return 0, refusef("CopyFrom: %w by this provider", errors.ErrUnsupported)
-	}
-	return copier.CopyFrom(ctx, table, columns, src)
 }

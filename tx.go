@@ -279,12 +279,6 @@ func (tx Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	return sendBatch(ctx, tx.tx, b)
 }
 
-// CopyFrom loads the rows of src into columns of a table by COPY and returns
-// their number.
-func (tx Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
-	return copyFrom(ctx, tx.tx, table, columns, src)
-}
-
 // Unwrap returns the transaction as a [pgx.Tx], for libraries that want one.
 // With a provider that is not built on pgx it is nil.
 func (tx Tx) Unwrap() pgx.Tx {
