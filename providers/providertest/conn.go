@@ -141,7 +141,7 @@ func testConnConcurrentUse(t *testing.T, s suite) {
 func testLeavesNothing(t *testing.T, s suite) {
 	clean := `select current_setting('app.x', true) is null or current_setting('app.x', true) = '',
 		current_setting('work_mem') <> '7MB', current_user = session_user,
-		to_regclass('pg_temp.mine') is null, (select count(*) = 0 from pg_locks where locktype = 'advisory'),
+		to_regclass('pg_temp.mine') is null, (select count(*) = 0 from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()),
 		(select count(*) = 0 from pg_listening_channels()), (select count(*) = 0 from pg_cursors where is_holdable)`
 	for _, dirty := range []string{
 		"set work_mem = '7MB'",
