@@ -99,7 +99,7 @@ func (c *Cluster) newDatabase(t testing.TB, template string) *database {
 // createDatabase copies a template, the server's template1 if it is empty.
 func (c *Cluster) createDatabase(ctx context.Context, name, template string) error {
 	ident := pgx.Identifier{name}.Sanitize()
-	err := c.Primary().session(ctx, "", func(conn *pgx.Conn) error {
+	err := c.Primary().session(ctx, func(conn *pgx.Conn) error {
 		create := "create database " + ident
 		if template != "" {
 			create += " template " + pgx.Identifier{template}.Sanitize()

@@ -113,7 +113,7 @@ func (n *Node) Log() string {
 
 // exec runs statements on a connection of its own.
 func (n *Node) exec(ctx context.Context, statements ...string) error {
-	return n.session(ctx, "", func(conn *pgx.Conn) error {
+	return n.session(ctx, func(conn *pgx.Conn) error {
 		for _, sql := range statements {
 			if _, err := conn.Exec(ctx, sql); err != nil {
 				return err
@@ -124,8 +124,8 @@ func (n *Node) exec(ctx context.Context, statements ...string) error {
 }
 
 // session runs do with a connection.
-func (n *Node) session(ctx context.Context, database string, do func(*pgx.Conn) error) error {
-	conn, err := pgx.Connect(ctx, n.adminDSN(database))
+func (n *Node) session(ctx context.Context, do func(*pgx.Conn) error) error {
+	conn, err := pgx.Connect(ctx, n.adminDSN(""))
 	if err != nil {
 		return err
 	}

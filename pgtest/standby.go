@@ -77,7 +77,7 @@ func (n *Node) cloneFrom(ctx context.Context, primary *Node) error {
 // copyFrom is a base backup without pg_basebackup, which not every set of
 // binaries has. The WAL it needs is kept by the slot and comes by streaming.
 func (n *Node) copyFrom(ctx context.Context, primary *Node) error {
-	return primary.session(ctx, "", func(conn *pgx.Conn) error {
+	return primary.session(ctx, func(conn *pgx.Conn) error {
 		start, stop := `select pg_backup_start($1, true)`, `select labelfile from pg_backup_stop(false)`
 		if serverVersion(conn) < 15 {
 			start, stop = `select pg_start_backup($1, true, false)`, `select labelfile from pg_stop_backup(false, false)`
@@ -144,7 +144,7 @@ func (n *Node) Promote(ctx context.Context) error {
 }
 
 func (n *Node) promote(ctx context.Context) error {
-	return n.session(ctx, "", func(conn *pgx.Conn) error {
+	return n.session(ctx, func(conn *pgx.Conn) error {
 		// Not waiting in the server, which looks every 100 ms only.
 		if _, err := conn.Exec(ctx, `select pg_promote(false)`); err != nil {
 			return err
@@ -161,7 +161,7 @@ func (n *Node) promote(ctx context.Context) error {
 func (n *Node) WaitForReplay(ctx context.Context, lsn string) error {
 	ctx, cancel := limited(ctx)
 	defer cancel()
-	return n.session(ctx, "", func(conn *pgx.Conn) error {
+	return n.session(ctx, func(conn *pgx.Conn) error {
 		return poll(ctx, n.name+" to replay "+lsn, func() (done bool, err error) {
 			var at *string
 			err = conn.QueryRow(ctx, `select pg_last_wal_replay_lsn()::text, coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false)`, lsn).Scan(&at, &done)
@@ -180,7 +180,7 @@ func (c *Cluster) WaitCaughtUp(ctx context.Context) error {
 	ctx, cancel := limited(ctx)
 	defer cancel()
 	var lsn string
-	err := c.Primary().session(ctx, "", func(conn *pgx.Conn) error {
+	err := c.Primary().session(ctx, func(conn *pgx.Conn) error {
 		// A commit of our own puts all before it, asynchronous commits too, on
 		// disk. The insert position would not do: on a page boundary it lies
 		// behind the page's header, which no replay reaches until more comes.
