@@ -35,7 +35,9 @@
 //	rows.go         results that give their connection back
 //	statement.go    one statement: hooks, stale plans, errors
 //	scope.go        settings that hold for one call
+//	pipelined.go    connections that statements share: what may, and how
 //	conn.go         an acquired connection
+//	use.go          one user at a time
 //	transaction.go  transactions
 //	expiry.go       the end of a transaction's time
 //	savepoint.go    transactions inside of them
@@ -45,7 +47,9 @@
 //	batchdescribe.go  what the server says of them, and the cache
 //	batchstream.go  sending ahead, reading behind, stale plans
 //	batchgroup.go   transactions, savepoints, and what a loss means
-//	copy.go         COPY
+//	copy.go         COPY of rows
+//	rawcopy.go      COPY of data as they are
+//	feeder.go       a reader that runs ahead of it
 //	listen.go       connections for LISTEN
 //	tracer.go       pgx's tracers: pgkeel's and the user's
 //	errors.go       errors that say what fired

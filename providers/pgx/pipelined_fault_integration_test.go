@@ -229,9 +229,9 @@ func isTyped(err error) bool {
 	return errors.As(err, &told) || errors.As(err, &pg)
 }
 
-// TestPipelinedCancelsNobody has callers give up at random: their own wait ends
+// TestTrap28PipelinedCancelsNobody has callers give up at random: their own wait ends
 // in time, and no other's statement is hit.
-func TestPipelinedCancelsNobody(t *testing.T) {
+func TestTrap28PipelinedCancelsNobody(t *testing.T) {
 	p := openPool(t, providers.Config{
 		Pool: providers.PoolStrategy{MaxSize: 4}, Pipelining: &providers.Pipelining{Connections: 1, ReadConnections: 1},
 	})
