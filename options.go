@@ -79,7 +79,9 @@ func WithStatementTimeout(d time.Duration) Option {
 // WithDeadlinePropagation sends what is left of a context's deadline to the
 // server with each statement, in the same flush, so that the server stops by
 // itself. A statement with a deadline then runs over the extended protocol, also
-// without arguments, so it cannot hold several statements.
+// without arguments, so it cannot hold several statements, and VACUUM, CREATE
+// DATABASE and the like fail with SQLSTATE 25001: run those with a context that
+// has no deadline.
 func WithDeadlinePropagation() Option {
 	return func(s *settings) { s.add(timeout.Layer()) }
 }

@@ -135,7 +135,22 @@ func (db *DB) attempt(ctx context.Context, fn func(context.Context, Tx) error, o
 	if err != nil {
 		return err
 	}
-	return db.runIn(providers.WithHeld(ctx, db.pool), tx, fn)
+	return endedElsewhere(db.runIn(providers.WithHeld(ctx, db.pool), tx, fn))
+}
+
+// endedElsewhere finds out that fn, or what it called, ended the transaction by
+// itself, by a statement or through Unwrap: then nobody here can say how, and
+// nothing may be run again.
+func endedElsewhere(err error) error {
+	var closure *closureError
+	if !errors.As(err, &closure) || closure.rollback == nil {
+		return err
+	}
+	var told *TxError
+	if errors.As(closure.rollback, &told) && told.Result != OutcomeUnknown {
+		return err
+	}
+	return &TxError{Result: OutcomeUnknown, Operation: "closure", Attempts: 1, Err: errors.Join(closure.error, closure.rollback)}
 }
 
 // runIn runs fn in a transaction and ends it, whatever way fn is left.
@@ -151,10 +166,11 @@ func (db *DB) runIn(ctx context.Context, tx providers.Tx, fn func(context.Contex
 	if err == nil {
 		return commit(ctx, tx)
 	}
-	if rollbackErr := tx.Rollback(ctx); rollbackErr != nil && !errors.Is(rollbackErr, pgx.ErrTxClosed) {
+	rollbackErr := tx.Rollback(ctx)
+	if rollbackErr != nil && !errors.Is(rollbackErr, pgx.ErrTxClosed) {
 		err = errors.Join(err, rollbackErr)
 	}
-	return &closureError{err}
+	return &closureError{err, rollbackErr}
 }
 
 // commit commits, or rolls back what it cannot commit.
@@ -175,7 +191,10 @@ func commit(ctx context.Context, tx providers.Tx) error {
 
 // closureError marks the error of a closure, whose work was rolled back,
 // whatever outcome errors inside of it tell of other work.
-type closureError struct{ error }
+type closureError struct {
+	error
+	rollback error // how the rollback ended
+}
 
 func (e *closureError) Unwrap() error { return e.error }
 

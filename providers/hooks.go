@@ -95,7 +95,8 @@ type HookInfo struct {
 
 // Hook observes operations. It cannot change or refuse them: that is what a
 // middleware is for. Hooks run on the goroutine of the operation, so a slow
-// hook slows it down.
+// hook slows it down. It must not use the handle: the operation that it observes
+// may hold the last connection.
 type Hook struct {
 	// Name identifies the hook, for Unregister and in the log.
 	Name string

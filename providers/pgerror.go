@@ -100,15 +100,26 @@ func severity(pg *pgconn.PgError) string {
 }
 
 // Error returns the message, the hint and the code. It never contains Detail,
-// which quotes the values of the row at fault.
+// which quotes the values of the row at fault, nor the value that the message of
+// a data exception (class 22) quotes.
 func (e *PGError) Error() string {
 	var b strings.Builder
-	b.WriteString(e.Message)
+	b.WriteString(e.message())
 	if e.Hint != "" {
 		b.WriteString(" (hint: " + e.Hint + ")")
 	}
 	b.WriteString(" (SQLSTATE " + e.Code + ")")
 	return b.String()
+}
+
+// message is the message without the value that the data exceptions of class 22
+// quote.
+func (e *PGError) message() string {
+	from, to := strings.IndexByte(e.Message, '"'), strings.LastIndexByte(e.Message, '"')
+	if !e.class("22") || from == to {
+		return e.Message
+	}
+	return e.Message[:from+1] + "…" + e.Message[to:]
 }
 
 // Unwrap returns the driver's error.

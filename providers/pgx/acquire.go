@@ -268,7 +268,7 @@ func (p *Pool) waitEnded(w *wait, cause error) error {
 	case errors.Is(why, errPoolClosed):
 		return errPoolClosed
 	case errors.Is(cause, context.Canceled):
-		return &notSentError{&providers.TimeoutError{Operation: "acquire", Limit: limitCanceled, Err: cause, Context: cause}}
+		return &providers.TimeoutError{Operation: "acquire", Limit: limitCanceled, Err: &notSentError{cause}, Context: cause}
 	}
 	limit := limitOf(w.limited)
 	if errors.Is(why, errAcquireTimeout) {

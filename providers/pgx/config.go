@@ -3,6 +3,7 @@ package pgx
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -141,6 +142,9 @@ func (p *Pool) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 		if _, err := conn.Exec(ctx, q); err != nil {
 			return fmt.Errorf("warm-up query %d: %w", i, wrapPG(err))
 		}
+	}
+	if conn.PgConn().TxStatus() != 'I' {
+		return errors.New("AfterConnect or a warm-up query left a transaction open; end it there")
 	}
 	return nil
 }

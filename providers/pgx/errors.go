@@ -32,7 +32,9 @@ var (
 	errPanicked       = errors.New("pgkeel: code of the application panicked or ended its goroutine")
 	errDriverBytes    = errors.New("pgkeel: cannot scan into *pgtype.DriverBytes from QueryRow: " +
 		"the bytes belong to the connection, which is back in the pool; scan into *[]byte")
-	errInTx = errors.New("pgkeel: the connection has a transaction open; use that, or a savepoint of it; nothing was sent")
+	errEndedBehind = errors.New("pgkeel: the transaction was ended by a statement (commit, rollback) instead of by its methods")
+	errCopyIn      = errors.New("pgkeel: COPY … FROM STDIN has no data here; use CopyFrom, CopyFromReader or package bulk")
+	errInTx        = errors.New("pgkeel: the connection has a transaction open; use that, or a savepoint of it; nothing was sent")
 )
 
 // dialResult is how the last attempt to connect ended.
@@ -105,7 +107,7 @@ func (p *Pool) acquireError(ctx context.Context, err error) error {
 		return &providers.UnreachableError{Waited: took, Err: p.redact(err)}
 	case ctx.Err() != nil:
 		// The context had ended before the pool was asked.
-		return &notSentError{&providers.TimeoutError{Operation: "acquire", Limit: limitOf(ctx), Err: err, Context: ctx.Err()}}
+		return &providers.TimeoutError{Operation: "acquire", Limit: limitOf(ctx), Err: &notSentError{err}, Context: ctx.Err()}
 	default:
 		// A new connection that AfterConnect or a warm-up query failed.
 		return &providers.UnreachableError{Err: wrapPG(err)}
@@ -222,6 +224,7 @@ func (e *argumentError) Outcome() providers.Outcome {
 }
 
 var (
+	wrongCount     = regexp.MustCompile(`^(?:mismatched param and argument count|expected \d+ arguments, got \d+)$`)
 	encodeFailure  = regexp.MustCompile(`(?:unable|failed) to encode `)
 	encodeArgument = regexp.MustCompile(`failed to encode (args\[\d+\])`)
 	encodeType     = regexp.MustCompile(` format for (\w+|unknown type) \(OID \d+\)`)
@@ -231,6 +234,9 @@ var (
 // cannot be encoded. The driver's own error stays in the chain.
 func withoutArguments(err error, op string) error {
 	text := err.Error()
+	if wrongCount.MatchString(text) {
+		return &notSentError{fmt.Errorf("pgkeel: %s: %w", op, err)}
+	}
 	if !encodeFailure.MatchString(text) {
 		return err
 	}

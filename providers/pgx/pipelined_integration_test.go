@@ -228,8 +228,8 @@ func TestPipelinedScopeThatFailsTakesTheStatementWithIt(t *testing.T) {
 	}
 }
 
-// TestPipelinedErrorsStayWithTheirStatement groups reads of which some fail.
-func TestPipelinedErrorsStayWithTheirStatement(t *testing.T) {
+// TestTrap26PipelinedErrorsStay groups reads of which some fail.
+func TestTrap26PipelinedErrorsStay(t *testing.T) {
 	p := pipelinedPool(t, providers.Config{})
 	mustExec(t, p, waiter)
 	ctx := providers.WithReadOnly(t.Context())
@@ -645,5 +645,32 @@ func TestPipelinedRowsAfterTheirEnd(t *testing.T) {
 	rows.Next()
 	if err := rows.Scan(new(int)); err == nil || !strings.Contains(err.Error(), "can't scan into dest[0]") {
 		t.Errorf("a text into an int: %v", err)
+	}
+}
+
+// TestTrap27PipelinedLargeBothWays has new connections prepare long statements
+// that return much, all at once.
+func TestTrap27PipelinedLargeBothWays(t *testing.T) {
+	p := pipelinedPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 2}})
+	ctx, cancel := context.WithTimeout(providers.WithReadOnly(t.Context()), 3*patience)
+	defer cancel()
+	ask := func(i int) {
+		sql := fmt.Sprintf("select repeat('%d', 200000), '%s'", i%10, strings.Repeat("x", 30_000+i))
+		var s string
+		if err := p.QueryRow(ctx, sql).Scan(&s, new(string)); err != nil || len(s) != 200_000 {
+			t.Errorf("statement %d: %d bytes, %v", i, len(s), err)
+		}
+	}
+	for range 2 {
+		var all sync.WaitGroup
+		for i := range 80 {
+			all.Go(func() { ask(i) })
+		}
+		all.Wait()
+		p.Reset()
+		eventually(t, "new connections are there", func() bool {
+			_ = value[int](t, p, "select 1")
+			return p.Stats().Pipeline.Connections > 0
+		})
 	}
 }

@@ -36,6 +36,7 @@ const resetSQL = `CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLIS
 // dirtStatements are the first words of statements that change the session.
 var dirtStatements = map[string]dirt{
 	"set": dirtState, "reset": dirtState, "listen": dirtState, "load": dirtState,
+	"explain": dirtState, // with ANALYZE it runs what it explains
 	"declare": dirtState, "do": dirtState, "call": dirtState, "execute": dirtState,
 	"prepare": dirtPrepared, "deallocate": dirtPrepared, "discard": dirtState | dirtPrepared,
 }
@@ -112,7 +113,10 @@ func quotation(sql string, i int) int {
 	s := sql[i:]
 	switch {
 	case strings.HasPrefix(s, "--"):
-		return upTo(s, "\n", 2)
+		if end := strings.IndexAny(s, "\r\n"); end >= 0 {
+			return end + 1
+		}
+		return len(s)
 	case strings.HasPrefix(s, "/*"):
 		return blockComment(s)
 	case s[0] == '"':

@@ -3,6 +3,7 @@ package pgx
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -98,6 +99,12 @@ func (p *Pool) run(ctx context.Context, st statement, newRows func() *rows, call
 // Sync: outside a transaction that makes them one of their own, whose end undoes
 // the settings. A setting that fails takes the statement with it.
 func (p *Pool) queryOn(ctx context.Context, r *rows, st statement, scope []providers.Setting, stale []string) (pgx.Rows, error) {
+	if isCopyIn(st.sql) {
+		err := &notSentError{errCopyIn}
+		st.firing.End(0, err)
+		st.end()
+		return failedRows(err), err
+	}
 	if len(scope) == 0 {
 		return p.query(ctx, r, st)
 	}
@@ -112,6 +119,11 @@ func (p *Pool) queryOn(ctx context.Context, r *rows, st statement, scope []provi
 // execOn is queryOn for a statement without rows.
 func (p *Pool) execOn(ctx context.Context, st statement, scope []providers.Setting, stale []string) (pgconn.CommandTag, error) {
 	defer st.end()
+	if isCopyIn(st.sql) {
+		err := &notSentError{errCopyIn}
+		st.firing.End(0, err)
+		return pgconn.CommandTag{}, err
+	}
 	if len(scope) == 0 {
 		return p.exec(ctx, st)
 	}
@@ -120,6 +132,14 @@ func (p *Pool) execOn(ctx context.Context, st statement, scope []providers.Setti
 		return pgconn.CommandTag{}, err
 	}
 	return p.execScoped(ctx, st, scope, stale)
+}
+
+// isCopyIn reports whether a statement would wait for data that never comes. The
+// server does not hear a cancel request while it does.
+func isCopyIn(sql string) bool {
+	sql = strings.TrimLeft(sql, " \t\r\n")
+	const verb = "copy"
+	return len(sql) > len(verb) && strings.EqualFold(sql[:len(verb)], verb) && strings.Contains(strings.ToLower(sql), "stdin")
 }
 
 // declared adds to a scope what the context declares.

@@ -312,6 +312,9 @@ func (t *Tx) commitRoot(ctx context.Context) error {
 	t.mu.Unlock()
 	ctx, f := t.pool.startHook(ctx, providers.EventCommit, "", t.lease.s.pid)
 	lost := t.lease.conn().PgConn().IsClosed()
+	if !lost && t.lease.conn().PgConn().TxStatus() == 'I' {
+		return t.endedBehind(f, opCommit)
+	}
 	err := t.commit(ctx)
 	if err != nil {
 		result := providers.OutcomeRolledBack
@@ -320,6 +323,15 @@ func (t *Tx) commitRoot(ctx context.Context) error {
 		}
 		err = &providers.TxError{Result: result, Operation: opCommit, Attempts: 1, Err: t.pool.mapError(ctx, opCommit, err)}
 	}
+	f.End(0, err)
+	t.finish()
+	return err
+}
+
+// endedBehind ends a transaction that a statement of its user ended, or another
+// holder of the connection. How, nobody here can say.
+func (t *Tx) endedBehind(f *providers.Firing, op string) error {
+	err := &providers.TxError{Result: providers.OutcomeUnknown, Operation: op, Attempts: 1, Err: errEndedBehind}
 	f.End(0, err)
 	t.finish()
 	return err
@@ -414,6 +426,9 @@ func (t *Tx) rollbackRoot(ctx context.Context) error {
 	ctx, stop := detached(ctx)
 	defer stop()
 	ctx, f := t.pool.startHook(ctx, providers.EventRollback, "", t.lease.s.pid)
+	if pg := t.lease.conn().PgConn(); !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I' {
+		return t.endedBehind(f, opRollback)
+	}
 	err := t.inner.Rollback(ctx)
 	if err != nil {
 		err = &providers.TxError{

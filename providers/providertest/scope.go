@@ -19,6 +19,7 @@ var scopeTests = []test{
 	{name: "SearchPath", run: testScopeSearchPath},
 	{name: "Role", run: testScopeRole},
 	{name: "ReadOnly", run: testScopeReadOnly},
+	{name: "DeclaredReadOnly", run: testDeclaredReadOnly},
 	{name: "InATransaction", run: testScopeInTransaction},
 	{name: "InASavepoint", run: testScopeInSavepoint},
 	{name: "LimitDoesNotHitCommit", run: testScopeLimitAndCommit},
@@ -51,6 +52,32 @@ func testScopeHolds(t *testing.T, s suite) {
 		}
 		wantX(t, q, "")
 	})
+}
+
+func testDeclaredReadOnly(t *testing.T, s suite) {
+	p := s.open(t, 2)
+	mustExec(t, p, table)
+	ctx := providers.WithReadOnly(t.Context())
+	c, err := p.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Release()
+	for what, q := range map[string]querier{"pool": p, "connection": c} {
+		_, execErr := q.Exec(ctx, "insert into t values ($1)", 1)
+		rowErr := q.QueryRow(ctx, "insert into t values ($1) returning n", 1).Scan(new(int))
+		for _, err := range []error{execErr, rowErr} {
+			if pg := providers.NewPGError(err); pg == nil || !pg.IsReadOnly() {
+				t.Errorf("%s: a write that was declared a read ended with %v", what, err)
+			}
+		}
+		var n int
+		if err := q.QueryRow(ctx, "select count(*) from t").Scan(&n); err != nil || n != 0 {
+			t.Errorf("%s: %d rows were written, %v", what, n, err)
+		}
+		mustExec(t, q, "insert into t values (1)")
+		mustExec(t, q, "delete from t")
+	}
 }
 
 func testScopeOddValues(t *testing.T, s suite) {

@@ -66,6 +66,9 @@ func (c *Conn) statement(ctx context.Context, op string, scope []providers.Setti
 
 // Query runs sql and returns its rows. Close them before the next statement.
 func (c *Conn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if providers.IsReadOnly(ctx) && c.openTx() == nil {
+		return queryDeclared(ctx, c, sql, args)
+	}
 	st, err := c.statement(ctx, opQuery, nil, sql, args)
 	if err != nil {
 		return failedRows(err), err
@@ -82,6 +85,9 @@ func (c *Conn) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 // Exec runs sql. Without arguments it may hold several statements.
 func (c *Conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if providers.IsReadOnly(ctx) && c.openTx() == nil {
+		return execDeclared(ctx, c, sql, args)
+	}
 	st, err := c.statement(ctx, opExec, nil, sql, args)
 	if err != nil {
 		return pgconn.CommandTag{}, err
@@ -91,6 +97,9 @@ func (c *Conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 
 // Run executes a call with its scope.
 func (c *Conn) Run(ctx context.Context, call *providers.Call) error {
+	if c.openTx() == nil {
+		call.Scope = declared(ctx, call.Scope)
+	}
 	st, err := c.statement(ctx, call.Kind.String(), call.Scope, call.SQL, call.Args)
 	if err != nil {
 		return err

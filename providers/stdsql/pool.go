@@ -84,6 +84,9 @@ func (p *Pool) Acquire(ctx context.Context) (providers.Conn, error) {
 // Query runs sql on a connection that comes back when the rows are closed or
 // read to their end.
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if providers.IsReadOnly(ctx) {
+		return queryDeclared(ctx, p, sql, args)
+	}
 	l, err := p.borrow(ctx, opQuery)
 	if err != nil {
 		return failedRows(err), err
@@ -99,6 +102,9 @@ func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 // Exec runs sql. Without arguments it may hold several statements.
 func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if providers.IsReadOnly(ctx) {
+		return execDeclared(ctx, p, sql, args)
+	}
 	l, err := p.borrow(ctx, opExec)
 	if err != nil {
 		return pgconn.CommandTag{}, err
@@ -108,6 +114,7 @@ func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 
 // Run executes a call with its scope.
 func (p *Pool) Run(ctx context.Context, call *providers.Call) error {
+	call.Scope = declared(ctx, call.Scope)
 	l, err := p.borrow(ctx, call.Kind.String())
 	if err != nil {
 		return err

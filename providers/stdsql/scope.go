@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
@@ -17,6 +18,31 @@ func (l *lease) control(ctx context.Context, sql string, args ...any) error {
 	defer done()
 	_, err := l.conn.ExecContext(bound, sql, args...)
 	return err
+}
+
+// declared adds to a scope what the context declares.
+func declared(ctx context.Context, scope []providers.Setting) []providers.Setting {
+	const setting = "transaction_read_only"
+	if !providers.IsReadOnly(ctx) || slices.ContainsFunc(scope, func(s providers.Setting) bool { return s.Name == setting }) {
+		return scope
+	}
+	return append(slices.Clip(scope), providers.Setting{Name: setting, Value: "on"})
+}
+
+// queryDeclared and execDeclared run a statement that is declared to only read.
+func queryDeclared(ctx context.Context, on providers.Runner, sql string, args []any) (pgx.Rows, error) {
+	call := &providers.Call{Kind: providers.CallQuery, SQL: sql, Args: args}
+	err := on.Run(ctx, call)
+	if call.Rows == nil {
+		call.Rows = failedRows(err)
+	}
+	return call.Rows, err
+}
+
+func execDeclared(ctx context.Context, on providers.Runner, sql string, args []any) (pgconn.CommandTag, error) {
+	call := &providers.Call{Kind: providers.CallExec, SQL: sql, Args: args}
+	err := on.Run(ctx, call)
+	return call.Tag, err
 }
 
 // execInScope runs a statement without rows in a transaction whose settings come

@@ -46,7 +46,12 @@ type conn struct {
 	// limit is the session's statement_timeout in milliseconds, or 0 for what it
 	// was at the start.
 	limit int64
-	err   error
+	// suspect is how many of the segments under way were sent with a limit in
+	// mind that could not be set.
+	suspect int
+	// stopping says that the server is being asked to stop.
+	stopping bool
+	err      error
 	// prepared are the statements that this connection has, forget the names
 	// of those that it shall have no more.
 	prepared map[*statement]struct{}
@@ -105,6 +110,11 @@ func (c *conn) submit(r *request) bool {
 func (c *conn) takes(r *request) bool {
 	if c.err != nil || c.retired.Load() {
 		return false
+	}
+	if r.kind == kindExec {
+		if _, known := c.prepared[r.statement]; !known {
+			r.size += len(r.statement.sql)
+		}
 	}
 	o := &c.engine.opts
 	return int(c.load.Load()) < o.MaxInFlight && (c.bytes == 0 || c.bytes+r.size <= o.MaxRequestBytes)
@@ -180,14 +190,20 @@ func (c *conn) holds(now time.Time) bool {
 	return c.engine.clock(now)-c.headSince.Load() > 2*int64(roundTrip)
 }
 
-// resume has the reader send what was held, now that an answer came.
+// resume has what was held sent, now that an answer came. The reader does it
+// itself where that cannot block: a server that waits for its answers to be read
+// takes nothing in.
 func (c *conn) resume() {
 	c.mu.Lock()
 	idle := !c.writing && len(c.queue) > 0 && c.err == nil
+	small := c.bytes <= c.engine.opts.MaxRequestBytes/2
 	c.writing = c.writing || idle
 	c.mu.Unlock()
-	if idle {
+	switch {
+	case idle && small:
 		c.write()
+	case idle:
+		c.engine.running.Go(c.writeOn)
 	}
 }
 
@@ -349,6 +365,12 @@ func (c *conn) verdictOnLoss(r *request) verdict {
 // end marks a request as ended and adds it to those whose caller must be woken.
 func (c *conn) end(ended []*request, r *request, v verdict, err error) []*request {
 	if r.abandoned {
+		switch r.kind {
+		case kindDescribe: // nobody else knows its name
+			c.forget = append(c.forget, r.statement.name)
+		case kindPing:
+			c.checking = false
+		}
 		r.recycle()
 		return ended
 	}
@@ -382,10 +404,12 @@ func (c *conn) ping(ctx context.Context) bool {
 		r.recycle()
 		return true // somebody else does, or uses it already
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.engine.opts.PingTimeout)
+	limited, cancel := context.WithTimeout(ctx, c.engine.opts.PingTimeout)
 	defer cancel()
-	if err := c.await(ctx, r); err != nil {
-		c.fail(err)
+	if err := c.await(limited, r); err != nil {
+		if ctx.Err() == nil { // else it is the caller who is in a hurry
+			c.fail(err)
+		}
 		return false
 	}
 	alive := r.verdict == answered && r.err == nil

@@ -267,7 +267,7 @@ func (e *Engine) encode(r *request, s *statement, args []any) error {
 		return err
 	}
 	r.size = len(r.bind)
-	if r.size > e.opts.MaxRequestBytes {
+	if r.size+len(s.sql) > e.opts.MaxRequestBytes {
 		return ErrElsewhere
 	}
 	return nil
@@ -284,6 +284,7 @@ func (e *Engine) limit(ctx context.Context, r *request, settings []string, now t
 	r.settings = settings
 	for i := 0; i < len(settings); i += 2 {
 		r.ownLimit = r.ownLimit || settings[i] == statementTimeout
+		r.size += len(settings[i]) + len(settings[i+1])
 	}
 }
 
@@ -359,6 +360,7 @@ func (e *Engine) replace(s *statement) {
 
 // forget has every connection forget a statement.
 func (e *Engine) forget(s *statement) {
+	s.gone.Store(true)
 	for c := range e.conns {
 		c.mu.Lock()
 		if _, known := c.prepared[s]; known {
@@ -397,6 +399,10 @@ func (e *Engine) lost(c *conn) {
 // open makes the connection of a slot in the background.
 func (e *Engine) open(s *slot, readOnly bool) {
 	if e.closing.Load() || time.Now().UnixNano() < s.notBefore.Load() || !s.opening.CompareAndSwap(false, true) {
+		return
+	}
+	if s.conn.Load() != nil { // somebody was faster
+		s.opening.Store(false)
 		return
 	}
 	e.running.Go(func() {

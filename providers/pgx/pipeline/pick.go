@@ -168,7 +168,9 @@ func (c *conn) relieve(now time.Time) {
 		c.bytes -= r.size
 	}
 	orphaned = orphaned && len(c.inflight) > 0 && len(c.queue) == 0
+	orphaned = orphaned && !c.stopping
 	if orphaned {
+		c.stopping = true
 		c.retired.Store(true)
 	}
 	c.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -27,7 +28,7 @@ func (c *conn) readWhenTold() {
 	for {
 		select {
 		case <-c.more:
-			c.readOrAbort(context.Background(), nil)
+			c.readOrAbort(context.Background(), nil, func() {})
 		case <-c.dead:
 			select {
 			case <-c.more: // it was told, and nobody else reads
@@ -41,9 +42,9 @@ func (c *conn) readWhenTold() {
 
 // readOrAbort reads, and on an error ends the connection. It reports false when
 // ctx ended first, in which case the role of the reader is still the caller's.
-func (c *conn) readOrAbort(ctx context.Context, own *request) bool {
+func (c *conn) readOrAbort(ctx context.Context, own *request, lift func()) bool {
 	for {
-		err := c.read(own)
+		err := c.read(own, lift)
 		switch {
 		case err == nil:
 			return true
@@ -65,7 +66,7 @@ func (c *conn) readOrAbort(ctx context.Context, own *request) bool {
 // its own result and leaves the rest to the connection's goroutine.
 func (c *conn) readAlone(ctx context.Context, r *request) error {
 	lift := c.interruptAt(ctx)
-	finished := c.readOrAbort(ctx, r)
+	finished := c.readOrAbort(ctx, r, lift)
 	lift()
 	if finished {
 		<-r.wake
@@ -84,7 +85,7 @@ func (c *conn) readAlone(ctx context.Context, r *request) error {
 }
 
 // interruptAt has the end of the context interrupt a Read. What it returns lifts
-// that again.
+// that again, which is to be done before somebody else reads.
 func (c *conn) interruptAt(ctx context.Context) func() {
 	if ctx.Done() == nil {
 		return func() {}
@@ -94,25 +95,25 @@ func (c *conn) interruptAt(ctx context.Context) func() {
 		_ = conn.SetReadDeadline(time.Unix(1, 0))
 		close(set)
 	})
-	return func() {
+	return sync.OnceFunc(func() {
 		if !stop() {
 			<-set
 			_ = conn.SetReadDeadline(time.Time{})
 		}
-	}
+	})
 }
 
 // read takes in answers until own has its result, or, for the connection's
 // goroutine, until nothing is under way. It leaves the role of the reader,
 // except with an error.
-func (c *conn) read(own *request) error {
+func (c *conn) read(own *request, lift func()) error {
 	for {
 		if err := c.takeIn(); err != nil {
 			return err
 		}
 		c.wakeEnded()
 		c.resume()
-		if left, err := c.leaveReading(own); left || err != nil {
+		if left, err := c.leaveReading(own, lift); left || err != nil {
 			return err
 		}
 		if err := c.in.fill(c.session.Conn); err != nil {
@@ -122,7 +123,7 @@ func (c *conn) read(own *request) error {
 }
 
 // leaveReading ends the role of the reader, or hands it on.
-func (c *conn) leaveReading(own *request) (bool, error) {
+func (c *conn) leaveReading(own *request, lift func()) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -131,6 +132,7 @@ func (c *conn) leaveReading(own *request) (bool, error) {
 	case own != nil && !own.done:
 		return false, nil
 	}
+	lift()
 	// What is queued will be sent by a writer who may not read.
 	c.reading = len(c.inflight)+len(c.queue) > 0
 	if own == nil {
@@ -331,18 +333,28 @@ func (c *conn) finish() {
 		}
 		c.load.Add(-1)
 		v, err := seg.verdictOf(i, c.readOnly)
+		if err != nil && c.suspect > 0 && err.Code == codeQueryCanceled {
+			v, err = skipped, nil // by a limit that was not its own
+		}
 		if err != nil && o.req.kind == kindExec && isStale(err) {
 			v = skipped // the server found out before it ran anything
 			stale = append(stale, o.req.statement)
 			c.forgets(o.req.statement)
 		}
+		if o.req.statement != nil && o.req.statement.gone.Load() {
+			c.forgets(o.req.statement) // it was driven out meanwhile
+		}
 		c.ended = c.end(c.ended, o.req, v, asError(err))
 	}
 	c.bytes -= seg.size
 	c.used = now
+	c.suspect = max(0, c.suspect-1)
 	c.inflight = append(c.inflight[:0], c.inflight[1:]...)
 	if seg.last {
 		c.flights--
+	}
+	if seg.limits && seg.err != nil {
+		c.limit, c.suspect = limitUnknown, len(c.inflight)
 	}
 	c.headSince.Store(0)
 	if len(c.inflight) > 0 {
@@ -395,7 +407,7 @@ func (s *segment) verdictOf(i int, readOnly bool) (verdict, *pgconn.PgError) {
 		return answered, nil
 	case s.at == len(s.ops) && len(s.ops) > 1 && readOnly:
 		return skipped, nil // whose it is, only a run by itself can tell
-	case i == s.at || s.at == len(s.ops) || s.ops[s.at].req == nil && i == s.firstBehind():
+	case i == s.at || s.at == len(s.ops) || s.ops[s.at].setting && i == s.firstBehind():
 		return answered, s.err
 	default:
 		return skipped, nil
@@ -405,7 +417,7 @@ func (s *segment) verdictOf(i int, readOnly bool) (verdict, *pgconn.PgError) {
 // firstBehind is the first request behind settings that failed: they were its.
 func (s *segment) firstBehind() int {
 	i := s.at
-	for i < len(s.ops) && s.ops[i].req == nil {
+	for i < len(s.ops) && s.ops[i].setting {
 		i++
 	}
 	return i
@@ -426,6 +438,9 @@ const (
 	codeNoStatement         = "26000"
 	codeDuplicateStatement  = "42P05"
 )
+
+// codeQueryCanceled is the SQLSTATE of a statement that a limit ended.
+const codeQueryCanceled = "57014"
 
 func isStale(err *pgconn.PgError) bool {
 	return err.Code == codeNoStatement || err.Code == codeDuplicateStatement ||

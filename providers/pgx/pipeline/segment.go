@@ -9,9 +9,10 @@ import (
 
 // op is one statement on the wire: an Execute, or a Describe alone.
 type op struct {
-	// req is whose it is; nil for settings, and for what nobody waits for any
-	// more.
+	// req is whose it is; nil for settings, and for what was moved elsewhere.
 	req *request
+	// setting says that it makes settings for the one behind it.
+	setting bool
 	// prepares is the statement that is prepared ahead of it, prepared that the
 	// server has done so.
 	prepares *statement
@@ -24,6 +25,8 @@ type segment struct {
 	ops  []op
 	size int
 	sent time.Time
+	// limits says that it sets the session's statement_timeout, and nothing else.
+	limits bool
 	// last says that it ends a flush.
 	last bool
 	// at is the op that the server works on. It is the reader's.
@@ -71,12 +74,18 @@ func (c *conn) limited(r *request) bool {
 	switch {
 	case r.kind == kindPing || r.ownLimit:
 		return true
+	case c.limit == limitUnknown:
+		return false
 	case r.limit == 0 || c.limit == 0:
 		return r.limit == c.limit
 	default:
 		return r.limit <= c.limit && c.limit <= 2*r.limit
 	}
 }
+
+// limitUnknown is a session's statement_timeout after it could not be set: to
+// set it is subject to the one in force, too.
+const limitUnknown = -1
 
 // appendLimit adds a segment that sets the session's statement_timeout. In one
 // of its own it holds whether the next statement fails or not.
@@ -87,14 +96,15 @@ func (c *conn) appendLimit(out []byte, seg *segment, r *request) []byte {
 		value = strconv.FormatInt(r.limit, 10)
 	}
 	s := c.engine.limiter
-	return c.appendExec(out, seg, op{}, s, appendTextBind(nil, s.name, []string{value}))
+	seg.limits = true
+	return c.appendExec(out, seg, op{setting: true}, s, appendTextBind(nil, s.name, []string{value}))
 }
 
 // appendSettings adds the statement that makes settings, names and values in
 // turns.
 func (c *conn) appendSettings(out []byte, seg *segment, settings []string) []byte {
 	s := c.engine.setters[len(settings)/2]
-	return c.appendExec(out, seg, op{}, s, appendTextBind(nil, s.name, settings))
+	return c.appendExec(out, seg, op{setting: true}, s, appendTextBind(nil, s.name, settings))
 }
 
 // appendExec adds a statement, prepared first where this connection has not.

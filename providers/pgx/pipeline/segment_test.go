@@ -69,7 +69,7 @@ func FuzzSegments(f *testing.F) {
 }
 
 func TestVerdictsOfASegment(t *testing.T) {
-	settings, a, b, d := op{}, op{req: &request{}}, op{req: &request{}}, op{req: &request{}}
+	settings, a, b, d := op{setting: true}, op{req: &request{}}, op{req: &request{}}, op{req: &request{}}
 	failed := &pgconn.PgError{Code: "22012"}
 	for name, tc := range map[string]struct {
 		ops      []op
@@ -83,6 +83,7 @@ func TestVerdictsOfASegment(t *testing.T) {
 		"the first fails":              {[]op{a, b}, 0, failed, true, []string{"error", "skipped"}},
 		"its settings fail":            {[]op{settings, a}, 0, failed, false, []string{"error"}},
 		"settings in a group fail":     {[]op{a, settings, b, d}, 1, failed, true, []string{"ok", "error", "skipped"}},
+		"a read that was moved fails":  {[]op{{}, a, b}, 0, failed, true, []string{"skipped", "skipped"}},
 		"the commit of a write fails":  {[]op{a}, 1, failed, false, []string{"error"}},
 		"the commit of a group fails":  {[]op{a, b}, 2, failed, true, []string{"skipped", "skipped"}},
 		"the commit of one read fails": {[]op{a}, 1, failed, true, []string{"error"}},

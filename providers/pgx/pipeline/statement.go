@@ -24,6 +24,8 @@ type statement struct {
 	service atomic.Int64
 	// large says that its result once did not fit into the buffer.
 	large atomic.Bool
+	// gone says that it was driven out, or no longer fits.
+	gone atomic.Bool
 	// used is when it was last looked up, for the eviction of the oldest.
 	used atomic.Int64
 }
