@@ -323,28 +323,9 @@ func (c *conn) finish() {
 	var stale []*statement
 	c.mu.Lock()
 	for i := range seg.ops {
-		o := &seg.ops[i]
-		c.noteServed(o, took, len(seg.ops))
-		if o.prepares != nil && !o.prepared {
-			delete(c.prepared, o.prepares)
+		if replace := c.settle(seg, i, took); replace != nil {
+			stale = append(stale, replace)
 		}
-		if o.req == nil {
-			continue
-		}
-		c.load.Add(-1)
-		v, err := seg.verdictOf(i, c.readOnly)
-		if err != nil && c.suspect > 0 && err.Code == codeQueryCanceled {
-			v, err = skipped, nil // by a limit that was not its own
-		}
-		if err != nil && o.req.kind == kindExec && isStale(err) {
-			v = skipped // the server found out before it ran anything
-			stale = append(stale, o.req.statement)
-			c.forgets(o.req.statement)
-		}
-		if o.req.statement != nil && o.req.statement.gone.Load() {
-			c.forgets(o.req.statement) // it was driven out meanwhile
-		}
-		c.ended = c.end(c.ended, o.req, v, asError(err))
 	}
 	c.bytes -= seg.size
 	c.used = now
@@ -371,6 +352,34 @@ func (c *conn) finish() {
 		// By another goroutine, since those that ended must be woken first.
 		c.engine.running.Go(c.retire)
 	}
+}
+
+// settle ends the i-th statement of a segment. It returns the statement if its
+// plan no longer fits.
+func (c *conn) settle(seg *segment, i int, took time.Duration) (stale *statement) {
+	o := &seg.ops[i]
+	c.noteServed(o, took, len(seg.ops))
+	if o.prepares != nil && !o.prepared {
+		delete(c.prepared, o.prepares)
+	}
+	if o.req == nil {
+		return nil
+	}
+	c.load.Add(-1)
+	v, err := seg.verdictOf(i, c.readOnly)
+	if err != nil && c.suspect > 0 && err.Code == codeQueryCanceled {
+		v, err = skipped, nil // by a limit that was not its own
+	}
+	if err != nil && o.req.kind == kindExec && isStale(err) {
+		v = skipped // the server found out before it ran anything
+		stale = o.req.statement
+		c.forgets(stale)
+	}
+	if o.req.statement != nil && o.req.statement.gone.Load() {
+		c.forgets(o.req.statement) // it was driven out meanwhile
+	}
+	c.ended = c.end(c.ended, o.req, v, asError(err))
+	return stale
 }
 
 func laterOf(a, b time.Time) time.Time {
