@@ -257,6 +257,9 @@ func (m *HookManager) rebuild() {
 // Has reports whether a hook observes the event. It costs an atomic load.
 func (m *HookManager) Has(e HookEvent) bool { return len(m.observers(e)) > 0 }
 
+// Empty reports that no hook is registered.
+func (m *HookManager) Empty() bool { return m == nil || m.table.Load() == nil }
+
 // RecoveredPanics counts the panics recovered so far.
 func (m *HookManager) RecoveredPanics() int64 {
 	if m == nil {
@@ -346,9 +349,12 @@ func (f *Firing) SetPID(pid uint32) {
 // End fires the After hooks in reverse, and those of EventError when err is
 // not nil.
 func (f *Firing) End(rows int64, err error) {
-	if f == nil {
-		return
+	if f != nil {
+		f.end(rows, err)
 	}
+}
+
+func (f *Firing) end(rows int64, err error) {
 	f.info.Duration, f.info.Rows, f.info.Err = time.Since(f.info.Start), rows, err
 	f.m.after(f.ctx, f.hooks, &f.info)
 	if err != nil {

@@ -2,6 +2,7 @@ package providers
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -156,11 +157,19 @@ const (
 // Inside a transaction it has no effect; the transaction's own access mode
 // counts.
 func WithReadOnly(ctx context.Context) context.Context {
+	anyReadOnly.Store(true)
 	return context.WithValue(ctx, readOnlyKey, true)
 }
 
+// anyReadOnly says that some context declares it, so that nobody searches one
+// for it before.
+var anyReadOnly atomic.Bool
+
 // IsReadOnly reports whether the context's statements are declared to only read.
 func IsReadOnly(ctx context.Context) bool {
+	if !anyReadOnly.Load() {
+		return false
+	}
 	declared, _ := ctx.Value(readOnlyKey).(bool)
 	return declared
 }

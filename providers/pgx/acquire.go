@@ -38,15 +38,20 @@ type wait struct {
 	// own marks an acquire of pgkeel's own, which statistics leave out.
 	own    bool
 	onDial func()
-	firing *providers.Firing
-	asked  atomic.Int32
-	dials  atomic.Bool
+	// lent marks an acquire by borrow, which then notes the borrowing itself.
+	lent bool
+	// session is that of the connection that came of it.
+	session *session
+	firing  *providers.Firing
+	asked   atomic.Int32
+	dials   atomic.Bool
 
 	// What follows is set once the wait begins.
 
 	begin   sync.Once
 	begun   bool
 	start   time.Time
+	over    time.Time
 	held    int
 	place   *list.Element
 	limited context.Context //nolint:containedctx // bounds the wait
@@ -130,17 +135,21 @@ type internal struct {
 	onDial          func()
 }
 
-// acquireStart runs before pgxpool looks for a connection. The user's tracer
-// has had its turn, unless the acquire is pgkeel's own.
-func (p *Pool) acquireStart(ctx context.Context) *wait {
+func (p *Pool) newWait(ctx context.Context) *wait {
 	w := waits.Get().(*wait)
 	w.pool, w.Context, w.caller = p, ctx, ctx
 	if own, ok := ctx.(internal); ok {
 		w.own, w.onDial = true, own.onDial
-	} else if p.observed(providers.EventAcquire) {
-		w.Context, w.firing = p.hooks.Start(ctx, providers.HookInfo{Event: providers.EventAcquire})
 	}
 	return w
+}
+
+// acquireStart runs before pgxpool looks for a connection. The user's tracer
+// has had its turn, unless the acquire is pgkeel's own.
+func (p *Pool) acquireStart(w *wait) {
+	if !w.own && p.observed(providers.EventAcquire) {
+		w.Context, w.firing = p.hooks.Start(w.caller, providers.HookInfo{Event: providers.EventAcquire})
+	}
 }
 
 // limitWait bounds a wait by the acquire timeout and by the pool's end.
@@ -185,7 +194,7 @@ func (q *waiting) enter(w *wait, maxConns int) bool {
 }
 
 func (q *waiting) leave(w *wait, outcome providers.WaitOutcome) {
-	took := time.Since(w.start)
+	took := w.over.Sub(w.start)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if w.place != nil {
@@ -213,25 +222,37 @@ func (q *waiting) oldest() (n int64, since time.Time) {
 
 // acquireEnd runs when pgxpool found a connection, or did not.
 func (p *Pool) acquireEnd(w *wait, data pgxpool.TraceAcquireEndData) {
+	if w.begun {
+		p.endWait(w, data.Err)
+	}
 	if data.Conn != nil {
-		sessionOf(data.Conn).taken(w.caller, time.Now(), w.own)
-		w.firing.SetPID(data.Conn.PgConn().PID())
+		w.session = sessionOf(data.Conn)
+		w.session.pinging = false
+		w.firing.SetPID(w.session.pid)
+		if !w.lent {
+			w.session.taken(w.caller, p.takenAt(w), w.own)
+		}
 	}
 	if data.Err == nil && !w.own {
 		p.gauges.acquires.Add(1)
 	}
-	if w.begun {
-		p.endWait(w, data.Err)
-	}
 	if w.firing != nil {
 		w.firing.End(0, p.acquireError(w.Context, data.Err))
 	}
-	if !w.begun { // then nobody else has seen it
-		w.recycle()
+}
+
+// takenAt is when a connection was taken, if that is known: asking the clock
+// costs a noticeable part of an acquire. Where nobody looks for leaks, the
+// supervisor notes the time of those that last.
+func (p *Pool) takenAt(w *wait) time.Time {
+	if w.over.IsZero() && p.cfg.LeakAfter > 0 {
+		return time.Now()
 	}
+	return w.over
 }
 
 func (p *Pool) endWait(w *wait, err error) {
+	w.over = time.Now()
 	if w.place != nil {
 		p.waiting.leave(w, waitOutcome(err))
 	}
@@ -240,8 +261,13 @@ func (p *Pool) endWait(w *wait, err error) {
 	}
 }
 
+// recycle keeps the wait for the next, unless somebody else may have seen it.
 func (w *wait) recycle() {
+	if w.begun {
+		return
+	}
 	w.Context, w.pool, w.caller, w.own, w.onDial, w.firing = nil, nil, nil, false, nil, nil
+	w.lent, w.session = false, nil
 	w.asked.Store(0)
 	waits.Put(w)
 }

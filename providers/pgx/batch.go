@@ -57,7 +57,7 @@ func (p *Pool) sendBatch(ctx context.Context, st statement, on batchSender, b *p
 			r.done()
 		}
 	}()
-	r.BatchResults = on.SendBatch(r.ctx, b)
+	r.BatchResults = on.SendBatch(st.lease.s.watch(r.ctx), b)
 	return r
 }
 

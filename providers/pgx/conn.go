@@ -58,7 +58,8 @@ func (c *Conn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 	if err := c.enter(); err != nil {
 		return failedRows(err), err
 	}
-	return c.pool().queryOn(ctx, c.rows.next(), c.statement(sql, args), c.scope(ctx, nil), nil)
+	st := c.statement(sql, args)
+	return c.pool().queryOn(ctx, c.rows.next(), &st, c.scope(ctx, nil), nil)
 }
 
 // QueryRow runs sql and returns its first row. Scan it before the next
@@ -67,7 +68,8 @@ func (c *Conn) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if err := c.enter(); err != nil {
 		return failedRow(err)
 	}
-	rows, _ := c.pool().queryOn(ctx, c.rows.next(), c.statement(sql, args), c.scope(ctx, nil), nil)
+	st := c.statement(sql, args)
+	rows, _ := c.pool().queryOn(ctx, c.rows.next(), &st, c.scope(ctx, nil), nil)
 	return asRow(rows) // its error waits for Scan
 }
 
@@ -76,7 +78,8 @@ func (c *Conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 	if err := c.enter(); err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	return c.pool().execOn(ctx, c.statement(sql, args), c.scope(ctx, nil), nil)
+	st := c.statement(sql, args)
+	return c.pool().execOn(ctx, &st, c.scope(ctx, nil), nil)
 }
 
 // Run executes a call with its scope.
@@ -85,7 +88,8 @@ func (c *Conn) Run(ctx context.Context, call *providers.Call) error {
 		return err
 	}
 	call.Scope = c.scope(ctx, call.Scope)
-	return c.pool().run(ctx, c.statement(call.SQL, call.Args), c.rows.next, call, nil)
+	st := c.statement(call.SQL, call.Args)
+	return c.pool().run(ctx, &st, c.rows.next, call, nil)
 }
 
 // Begin starts a transaction on this connection, which stays the borrower's

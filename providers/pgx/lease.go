@@ -17,23 +17,38 @@ type lease struct {
 
 // borrow takes a connection of the pool for an operation.
 func (p *Pool) borrow(ctx context.Context, op string) (lease, error) {
+	l, _, err := p.lend(ctx, op)
+	return l, err
+}
+
+// borrowForRows takes one for a query, and an object for its result.
+func (p *Pool) borrowForRows(ctx context.Context) (lease, *rows, error) { return p.lend(ctx, opQuery) }
+
+// lend holds the session's lock once, since every statement comes this way.
+func (p *Pool) lend(ctx context.Context, op string) (l lease, r *rows, err error) {
 	if p.closing.Load() {
-		return lease{}, errPoolClosed
+		return l, nil, errPoolClosed
 	}
-	conn, err := p.pool.Acquire(ctx)
+	w := p.newWait(ctx)
+	w.lent = true
+	defer w.recycle()
+	conn, err := p.pool.Acquire(w)
 	if err != nil {
-		return lease{}, p.acquireError(ctx, err)
+		return l, nil, p.acquireError(ctx, err)
 	}
-	s := sessionOf(conn.Conn())
 	stack := ""
 	if p.cfg.LeakAfter > 0 && (op == opTx || op == opConn) {
 		stack = callerStack()
 	}
+	s := w.session
 	s.mu.Lock()
-	s.borrowed, s.op, s.stack = conn, op, stack
-	no := s.lease
-	s.mu.Unlock()
-	return lease{s: s, no: no}, nil
+	defer s.mu.Unlock()
+	s.take(w.caller, p.takenAt(w), op)
+	s.borrowed, s.stack = conn, stack
+	if op == opQuery {
+		r = s.nextRows()
+	}
+	return lease{s: s, no: s.lease}, r, nil
 }
 
 // The operations that a connection is taken for, as holders are named.
@@ -70,7 +85,10 @@ func (l lease) release() bool {
 		return false
 	}
 	l.s.borrowed, l.s.returning = nil, true
+	ended := l.s.endWatch()
+	l.s.statement.ctx.Context = context.Background()
 	l.s.mu.Unlock()
+	ended.wait()
 	conn.Release()
 	return true
 }
@@ -86,6 +104,7 @@ func (l lease) evict() bool {
 	}
 	l.s.borrowed = nil
 	l.s.lease++
+	ended := l.s.endWatch()
 	l.s.mu.Unlock()
 	p := l.s.pool
 	_, f := p.startHook(context.Background(), providers.EventRelease, "", l.s.pid)
@@ -93,6 +112,7 @@ func (l lease) evict() bool {
 	p.gone(l.s)
 	l.s.returned()
 	l.s.cut() // ends whatever the borrower waits for
+	ended.wait()
 	f.End(0, nil)
 	p.nudge()
 	return true
@@ -109,19 +129,14 @@ type slab struct {
 	next int
 }
 
-// newRows takes the next result object of the connection.
-func (l lease) newRows() *rows {
-	s := l.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// nextRows takes the next result object of the connection. It needs the lock.
+func (s *session) nextRows() *rows {
 	if s.slab == nil || s.slab.next == slabSize {
 		s.slab = new(slab)
 	}
 	r := &s.slab.rows[s.slab.next]
 	s.slab.next++
-	if s.anchor == nil {
-		s.anchor = s.slab
-	}
+	s.anchor = s.slab
 	return r
 }
 
@@ -140,7 +155,7 @@ func (l lease) anchor(object any) {
 func (s *session) watchForgotten() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.borrowed == nil || s.anchor == nil || s.retired {
+	if s.borrowed == nil || s.anchor == nil || s.retired.Load() {
 		// Somebody who got hold of the raw connection can use it without the
 		// object that it came from.
 		return
@@ -170,7 +185,7 @@ func (s *session) watchForgotten() {
 func reclaim(l lease) {
 	// Releasing can take a round trip; the runtime's clean-ups share one goroutine.
 	go func() {
-		if !l.s.isRetired() && l.release() {
+		if !l.s.retired.Load() && l.release() {
 			l.s.pool.gauges.reclaimed.Add(1)
 			l.s.pool.logger().Warn("pgkeel: a connection came back because its borrower forgot it: " +
 				"scan every QueryRow, close all rows and batch results, end every transaction")

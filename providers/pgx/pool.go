@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgkeel/pgkeel/providers"
@@ -29,6 +30,8 @@ type Pool struct {
 	resets         bool
 
 	pipelined  *pipelined // nil without
+	watchdog   watchdog
+	onEnd      func(*pgconn.PgConn) ctxwatch.Handler
 	gauges     gauges
 	waiting    waiting
 	classifier classifier
@@ -109,7 +112,9 @@ func newPool(cfg providers.Config, pc *pgxpool.Config) *Pool {
 	pc.AfterConnect = p.connected
 	pc.BeforeClose = p.disconnecting
 	pc.ShouldPing = p.shouldPing
-	pc.ConnConfig.BuildContextWatcherHandler = p.watchPings(pc.ConnConfig.BuildContextWatcherHandler)
+	p.onEnd = p.watchPings(pc.ConnConfig.BuildContextWatcherHandler)
+	pc.ConnConfig.BuildContextWatcherHandler = p.onEnd
+	p.watchdog.timer = time.AfterFunc(lookEvery, p.lookAround)
 	return p
 }
 
@@ -119,6 +124,7 @@ func (p *Pool) connected(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	s := &session{pool: p, conn: conn, pid: conn.PgConn().PID()}
+	s.statement.handler = p.onEnd(conn.PgConn())
 	s.config, _ = conn.PgConn().CustomData()[configKey].(*pgx.ConnConfig)
 	conn.PgConn().CustomData()[sessionKey] = s
 	p.sessionsMu.Lock()
@@ -162,9 +168,8 @@ func (p *Pool) shouldPing(_ context.Context, params pgxpool.ShouldPingParams) bo
 }
 
 // releasing runs at the beginning of a connection's return to the pool.
-func (p *Pool) releasing(conn *pgx.Conn) {
-	s := sessionOf(conn)
-	if s.isOwn() {
+func (p *Pool) releasing(s *session) {
+	if s.own.Load() {
 		s.returned()
 		return // nothing ran on it
 	}
@@ -177,16 +182,21 @@ func (p *Pool) releasing(conn *pgx.Conn) {
 // readyForNext resets the session, or sees to it that it is closed.
 func (p *Pool) readyForNext(s *session) {
 	pg := s.conn.PgConn()
-	if s.isRetired() && !pg.IsClosed() {
+	if s.retired.Load() && !pg.IsClosed() {
 		_ = s.conn.Close(ended())
 	}
-	if !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I' && !p.closing.Load() {
+	if p.needsReset(s) && isReusable(pg) && !p.closing.Load() {
 		p.clean(s)
 	}
-	if pg.IsClosed() || pg.IsBusy() || pg.TxStatus() != 'I' {
+	if !isReusable(pg) {
 		s.uncount() // pgxpool will destroy it
 		p.nudge()
 	}
+}
+
+// isReusable reports what pgxpool wants of a connection that comes back.
+func isReusable(pg *pgconn.PgConn) bool {
+	return !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I'
 }
 
 // adopt notes the configuration that the new connection works with, has a COPY
@@ -263,14 +273,14 @@ func (p *Pool) queryIn(ctx context.Context, sql string, args []any, scope []prov
 			return rows, err
 		}
 	}
-	l, err := p.borrow(ctx, opQuery)
+	l, r, err := p.borrowForRows(ctx)
 	if err != nil {
 		firing.End(0, err)
 		return failedRows(err), err
 	}
 	p.pipelined.passed()
 	st := statement{lease: l, owned: true, sql: sql, args: args, firing: firing}
-	return p.queryOn(ctx, l.newRows(), st, declared(ctx, scope), nil)
+	return p.queryOn(ctx, r, &st, declared(ctx, scope), nil)
 }
 
 // execIn runs a statement without rows, with a scope.
@@ -290,7 +300,7 @@ func (p *Pool) execIn(ctx context.Context, sql string, args []any, scope []provi
 	}
 	p.pipelined.passed()
 	st := statement{lease: l, owned: true, sql: sql, args: args, firing: firing}
-	return p.execOn(ctx, st, declared(ctx, scope), nil)
+	return p.execOn(ctx, &st, declared(ctx, scope), nil)
 }
 
 // Begin starts a transaction on a connection of its own.
@@ -354,7 +364,7 @@ func (p *Pool) Stats() providers.PoolStats {
 
 // observed reports whether a hook looks at the event, or at errors.
 func (p *Pool) observed(e providers.HookEvent) bool {
-	return p.hooks != nil && (p.hooks.Has(e) || p.hooks.Has(providers.EventError))
+	return !p.hooks.Empty() && (p.hooks.Has(e) || p.hooks.Has(providers.EventError))
 }
 
 // startHook fires the event's Before hooks. Without hooks it costs nothing.

@@ -145,7 +145,7 @@ func (t *Tx) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgcon
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	defer t.statement(cancel, "", nil).end()
+	defer t.leave(cancel)
 	return t.root.pool.copyIn(ctx, t.root.lease.s, r, sql)
 }
 
@@ -158,7 +158,7 @@ func (t *Tx) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	defer t.statement(cancel, "", nil).end()
+	defer t.leave(cancel)
 	return t.root.pool.copyOut(ctx, t.root.lease.s, w, sql)
 }
 

@@ -251,12 +251,13 @@ func (p *Pool) prepared(conn *pgx.Conn, name, sql string) {
 	}
 }
 
+func (p *Pool) needsReset(s *session) bool {
+	return p.resets && (s.dirt != 0 || p.cfg.SessionReset == providers.ResetAlways)
+}
+
 // clean resets the session on its way back to the pool. A session that cannot
 // be reset is closed.
 func (p *Pool) clean(s *session) {
-	if !p.resets || s.dirt == 0 && p.cfg.SessionReset != providers.ResetAlways {
-		return
-	}
 	d := s.dirt
 	s.dirt = 0
 	ctx, cancel := context.WithTimeout(p.life, resetTimeout)

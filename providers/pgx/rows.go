@@ -31,8 +31,8 @@ type rows struct {
 	done  bool
 }
 
-func (r *rows) start(ctx context.Context, st statement) {
-	r.st = st
+func (r *rows) start(ctx context.Context, st *statement) {
+	r.st = *st
 	r.ctx, r.firing = st.lease.s.pool.observe(ctx, providers.EventQuery, st)
 }
 
@@ -132,7 +132,9 @@ func (r *rows) closeAround(err error) error {
 func (r *rows) finish(err error) {
 	r.done, r.err = true, err
 	r.firing.End(r.Rows.CommandTag().RowsAffected(), err)
-	r.st.end()
+	if !r.part {
+		r.st.end()
+	}
 	// The object may outlive the query by long: keep no more than its errors.
 	r.ctx, r.batch, r.firing, r.scope, r.st = nil, nil, nil, nil, statement{}
 }

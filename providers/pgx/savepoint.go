@@ -34,7 +34,7 @@ func (t *Tx) Savepoint(ctx context.Context, name string) (providers.Tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer t.statement(cancel, "", nil).end()
+	defer t.leave(cancel)
 	r := t.root
 	if name == "" {
 		r.nested++

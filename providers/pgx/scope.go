@@ -14,7 +14,7 @@ import (
 	"github.com/pgkeel/pgkeel/providers"
 )
 
-func (p *Pool) queryScoped(ctx context.Context, r *rows, st statement, scope []providers.Setting, stale []string) (pgx.Rows, error) {
+func (p *Pool) queryScoped(ctx context.Context, r *rows, st *statement, scope []providers.Setting, stale []string) (pgx.Rows, error) {
 	r.start(ctx, st)
 	defer r.failIfPanicking()
 	r.scope = scope
@@ -32,7 +32,7 @@ func (p *Pool) queryScoped(ctx context.Context, r *rows, st statement, scope []p
 	return r, nil
 }
 
-func (p *Pool) execScoped(ctx context.Context, st statement, scope []providers.Setting, stale []string) (tag pgconn.CommandTag, err error) {
+func (p *Pool) execScoped(ctx context.Context, st *statement, scope []providers.Setting, stale []string) (tag pgconn.CommandTag, err error) {
 	conn := st.lease.conn()
 	ctx, f := p.observe(ctx, providers.EventExec, st)
 	if f != nil {
@@ -53,7 +53,7 @@ func (p *Pool) execScoped(ctx context.Context, st statement, scope []providers.S
 }
 
 // sendScoped sends the settings and the statement.
-func (p *Pool) sendScoped(ctx context.Context, st statement, scope []providers.Setting, stale []string) pgx.BatchResults {
+func (p *Pool) sendScoped(ctx context.Context, st *statement, scope []providers.Setting, stale []string) pgx.BatchResults {
 	batch := &pgx.Batch{}
 	sql, args := settingsSQL(scope, stale)
 	batch.Queue(sql, args...)
@@ -100,7 +100,7 @@ func needsSettingsFirst(conn *pgx.Conn, err error, sql string) bool {
 const codeSyntaxError = "42601"
 
 // execInScope runs a statement in a transaction whose settings come first.
-func (p *Pool) execInScope(ctx context.Context, st statement, scope []providers.Setting) (pgconn.CommandTag, error) {
+func (p *Pool) execInScope(ctx context.Context, st *statement, scope []providers.Setting) (pgconn.CommandTag, error) {
 	if err := p.openScope(ctx, st.lease, scope); err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -180,7 +180,7 @@ func settingsSQL(scope []providers.Setting, stale []string) (string, []any) {
 
 // runScoped executes a call with a scope. Settings of an earlier call that this
 // one does not make go back to their defaults in the same flush.
-func (t *Tx) runScoped(ctx context.Context, st statement, call *providers.Call) error {
+func (t *Tx) runScoped(ctx context.Context, st *statement, call *providers.Call) error {
 	r := t.root
 	stale := staleSettings(r.applied, call.Scope)
 	before := r.applied

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,8 +40,12 @@ type session struct {
 	// source is what a COPY of rows under way reads from; the driver's goroutine
 	// touches it as long as that lasts.
 	source source
+	// own says that pgkeel holds it itself, retired that it is not to be reused.
+	own, retired atomic.Bool
 
 	mu sync.Mutex
+	// statement is what runs on it, as far as the watchdog is concerned.
+	statement watch
 	// lease counts borrowings: a borrower whose number is not this one has
 	// lost the connection.
 	lease uint64
@@ -51,14 +56,12 @@ type session struct {
 	// returning says that the borrower gave it back and pgkeel readies it for
 	// the next.
 	returning bool
-	// own says that pgkeel holds it itself.
-	own      bool
+	// since is when it was taken; zero until somebody notes it.
 	since    time.Time
 	holder   context.Context //nolint:containedctx // who holds it, for reports; gone at release
 	op       string
 	stack    string
 	reported bool
-	retired  bool
 	// slab holds the next result objects for borrowers, anchor is the object
 	// that stands for this borrowing, watched says that the garbage collector
 	// watches it.
@@ -74,43 +77,39 @@ func sessionOf(conn *pgx.Conn) *session {
 }
 
 // taken notes that somebody took the connection.
-func (s *session) taken(ctx context.Context, now time.Time, own bool) {
+func (s *session) taken(ctx context.Context, at time.Time, own bool) {
 	s.mu.Lock()
-	s.held, s.since, s.holder, s.op, s.reported = true, now, ctx, "unwrapped pool", false
-	s.own, s.returning = own, false
-	s.lease++
+	s.take(ctx, at, "unwrapped pool")
 	s.mu.Unlock()
-	s.pinging = false
+	s.own.Store(own)
+}
+
+// take needs the lock.
+func (s *session) take(ctx context.Context, at time.Time, op string) {
+	s.held, s.returning, s.since, s.holder, s.op, s.reported = true, false, at, ctx, op, false
+	s.lease++
 }
 
 // takenByPool notes that pgkeel took the connection past pgxpool's tracer.
-func (s *session) takenByPool() {
-	s.mu.Lock()
-	s.own = true
-	s.mu.Unlock()
-}
-
-// isOwn reports whether pgkeel holds the connection itself.
-func (s *session) isOwn() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.own
-}
+func (s *session) takenByPool() { s.own.Store(true) }
 
 // isHeld reports whether somebody has the connection.
 func (s *session) isHeld() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.held || s.own
+	return s.held || s.own.Load()
 }
 
 // returned forgets the borrower.
 func (s *session) returned() {
 	s.mu.Lock()
 	s.held, s.holder, s.stack, s.borrowed, s.anchor, s.watched = false, nil, "", nil, nil, false
-	s.own, s.returning = false, false
+	s.returning = false
 	s.lease++
 	s.mu.Unlock()
+	if s.own.Load() {
+		s.own.Store(false)
+	}
 }
 
 // cut closes the socket under whoever uses the connection. Closing the
@@ -119,17 +118,7 @@ func (s *session) cut() { _ = s.conn.PgConn().Conn().Close() }
 
 // retire has the connection closed rather than reused: somebody got hold of
 // the raw connection and may keep it.
-func (s *session) retire() {
-	s.mu.Lock()
-	s.retired = true
-	s.mu.Unlock()
-}
-
-func (s *session) isRetired() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.retired
-}
+func (s *session) retire() { s.retired.Store(true) }
 
 // count and uncount keep the pool's number of usable connections, each once
 // per connection, whichever of release and close comes first.
@@ -149,12 +138,16 @@ func (s *session) uncount() {
 	}
 }
 
-// heldBy describes the borrower, and whether there is one.
+// heldBy describes the borrower, and whether there is one. Where it was not
+// known since when, it is from now on.
 func (s *session) heldBy(now time.Time) (providers.Holder, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.held || s.own || s.returning {
+	if !s.held || s.own.Load() || s.returning {
 		return providers.Holder{}, false
+	}
+	if s.since.IsZero() {
+		s.since = now
 	}
 	h := providers.Holder{PID: s.pid, Operation: s.op, Held: now.Sub(s.since), Stack: s.stack}
 	h.CorrelationID, _ = providers.GetCorrelationID(s.holder)

@@ -29,20 +29,22 @@ type statement struct {
 }
 
 // end gives back what the statement occupied.
-func (st statement) end() {
+func (st *statement) end() {
+	if st.owned {
+		st.lease.release()
+	} else {
+		st.lease.s.unwatch()
+	}
 	if st.cancel != nil {
 		st.cancel()
 	}
 	if st.use != nil {
 		st.use.leave()
 	}
-	if st.owned {
-		st.lease.release()
-	}
 }
 
 // query runs a statement and hands out its rows.
-func (p *Pool) query(ctx context.Context, r *rows, st statement) (pgx.Rows, error) {
+func (p *Pool) query(ctx context.Context, r *rows, st *statement) (pgx.Rows, error) {
 	r.start(ctx, st)
 	defer r.failIfPanicking()
 	inner, err := st.lease.conn().Query(r.ctx, st.sql, st.args...)
@@ -55,7 +57,7 @@ func (p *Pool) query(ctx context.Context, r *rows, st statement) (pgx.Rows, erro
 }
 
 // exec runs a statement without rows.
-func (p *Pool) exec(ctx context.Context, st statement) (tag pgconn.CommandTag, err error) {
+func (p *Pool) exec(ctx context.Context, st *statement) (tag pgconn.CommandTag, err error) {
 	conn := st.lease.conn()
 	ctx, f := p.observe(ctx, providers.EventExec, st)
 	if f != nil {
@@ -72,20 +74,23 @@ func (p *Pool) exec(ctx context.Context, st statement) (tag pgconn.CommandTag, e
 	return tag, err
 }
 
-// observe fires the Before hooks of a statement, unless they have seen it.
-func (p *Pool) observe(ctx context.Context, e providers.HookEvent, st statement) (context.Context, *providers.Firing) {
-	if st.firing == nil {
-		return p.startHook(ctx, e, st.sql, st.lease.s.pid)
+// observe fires the Before hooks of a statement, unless they have seen it, and
+// has its context watched until its end.
+func (p *Pool) observe(ctx context.Context, e providers.HookEvent, st *statement) (context.Context, *providers.Firing) {
+	f := st.firing
+	if f == nil {
+		ctx, f = p.startHook(ctx, e, st.sql, st.lease.s.pid)
+	} else {
+		f.SetPID(st.lease.s.pid)
 	}
-	st.firing.SetPID(st.lease.s.pid)
-	return ctx, st.firing
+	return st.lease.s.watch(ctx), f
 }
 
 func pidOf(conn *pgx.Conn) uint32 { return conn.PgConn().PID() }
 
 // run executes a call on a connection. The settings named in stale go back to
 // their defaults.
-func (p *Pool) run(ctx context.Context, st statement, newRows func() *rows, call *providers.Call, stale []string) (err error) {
+func (p *Pool) run(ctx context.Context, st *statement, newRows func() *rows, call *providers.Call, stale []string) (err error) {
 	if call.Kind == providers.CallExec {
 		call.Tag, err = p.execOn(ctx, st, call.Scope, stale)
 	} else {
@@ -98,7 +103,7 @@ func (p *Pool) run(ctx context.Context, st statement, newRows func() *rows, call
 // one. With one, the settings and the statement leave in one flush under one
 // Sync: outside a transaction that makes them one of their own, whose end undoes
 // the settings. A setting that fails takes the statement with it.
-func (p *Pool) queryOn(ctx context.Context, r *rows, st statement, scope []providers.Setting, stale []string) (pgx.Rows, error) {
+func (p *Pool) queryOn(ctx context.Context, r *rows, st *statement, scope []providers.Setting, stale []string) (pgx.Rows, error) {
 	if isCopyIn(st.sql) {
 		err := &notSentError{errCopyIn}
 		st.firing.End(0, err)
@@ -117,7 +122,7 @@ func (p *Pool) queryOn(ctx context.Context, r *rows, st statement, scope []provi
 }
 
 // execOn is queryOn for a statement without rows.
-func (p *Pool) execOn(ctx context.Context, st statement, scope []providers.Setting, stale []string) (pgconn.CommandTag, error) {
+func (p *Pool) execOn(ctx context.Context, st *statement, scope []providers.Setting, stale []string) (pgconn.CommandTag, error) {
 	defer st.end()
 	if isCopyIn(st.sql) {
 		err := &notSentError{errCopyIn}
@@ -137,8 +142,11 @@ func (p *Pool) execOn(ctx context.Context, st statement, scope []providers.Setti
 // isCopyIn reports whether a statement would wait for data that never comes. The
 // server does not hear a cancel request while it does.
 func isCopyIn(sql string) bool {
-	sql = strings.TrimLeft(sql, " \t\r\n")
 	const verb = "copy"
+	if sql != "" && sql[0]|' ' != verb[0] && sql[0] > ' ' {
+		return false // as next to all
+	}
+	sql = strings.TrimLeft(sql, " \t\r\n")
 	return len(sql) > len(verb) && strings.EqualFold(sql[:len(verb)], verb) && strings.Contains(strings.ToLower(sql), "stdin")
 }
 

@@ -19,9 +19,9 @@ import (
 const (
 	// tick is how often the supervisor looks for leaks and lost connections.
 	tick = time.Second
-	// watchAfter is how long a borrowing lasts before the garbage collector is
-	// asked to watch it.
-	watchAfter = 2 * time.Second
+	// watchAfter is how long a borrowing lasts, from the tick that found it, before
+	// the garbage collector is asked to watch it.
+	watchAfter = tick / 2
 	// collectAfter is how long somebody must have waited before a garbage
 	// collection is forced, and collectEvery the least time between two.
 	collectAfter = time.Second

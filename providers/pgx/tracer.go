@@ -176,26 +176,35 @@ func (t *tracer) connected(ctx context.Context, data pgx.TraceConnectEndData) *c
 
 // TraceAcquireStart begins the wait for a connection.
 func (t *tracer) TraceAcquireStart(ctx context.Context, pool *pgxpool.Pool, data pgxpool.TraceAcquireStartData) context.Context {
-	if _, own := ctx.(internal); t.acquire != nil && !own {
-		ctx = t.acquire.TraceAcquireStart(ctx, pool, data)
+	w, lent := ctx.(*wait)
+	if !lent {
+		w = t.pool.newWait(ctx)
 	}
-	return t.pool.acquireStart(ctx)
+	if t.acquire != nil && !w.own {
+		w.caller = t.acquire.TraceAcquireStart(w.caller, pool, data)
+		w.Context = w.caller
+	}
+	t.pool.acquireStart(w)
+	return w
 }
 
 // TraceAcquireEnd ends the wait.
 func (t *tracer) TraceAcquireEnd(ctx context.Context, pool *pgxpool.Pool, data pgxpool.TraceAcquireEndData) {
 	w := ctx.(*wait)
-	caller, own := w.caller, w.own
 	t.pool.acquireEnd(w, data)
-	if t.acquire != nil && !own {
-		t.acquire.TraceAcquireEnd(caller, pool, data) // with the context that its start returned
+	if t.acquire != nil && !w.own {
+		t.acquire.TraceAcquireEnd(w.caller, pool, data) // with the context that its start returned
+	}
+	if !w.lent {
+		w.recycle()
 	}
 }
 
 // TraceRelease sees the connection off on its way back to the pool.
 func (t *tracer) TraceRelease(pool *pgxpool.Pool, data pgxpool.TraceReleaseData) {
-	own := sessionOf(data.Conn).isOwn()
-	t.pool.releasing(data.Conn)
+	s := sessionOf(data.Conn)
+	own := s.own.Load()
+	t.pool.releasing(s)
 	if t.release != nil && !own {
 		t.release.TraceRelease(pool, data)
 	}

@@ -89,7 +89,8 @@ func (p *Pool) begin(ctx context.Context, l lease, borrower *Conn, opts provider
 	var inner pgx.Tx
 	err := errInTx // BEGIN inside a transaction only makes the server warn
 	if l.conn().PgConn().TxStatus() == 'I' {
-		inner, err = l.conn().BeginTx(ctx, pgxTxOptions(opts))
+		inner, err = l.conn().BeginTx(l.s.watch(ctx), pgxTxOptions(opts))
+		l.s.unwatch()
 	}
 	if err != nil {
 		err = &providers.TxError{
@@ -173,7 +174,7 @@ func (t *Tx) enterPlain(ctx context.Context, op string) (context.Context, contex
 		return ctx, cancel, err
 	}
 	if err := t.restore(ctx, op); err != nil {
-		t.statement(cancel, "", nil).end()
+		t.leave(cancel)
 		return ctx, nil, err
 	}
 	return ctx, cancel, nil
@@ -183,13 +184,20 @@ func (t *Tx) statement(cancel context.CancelFunc, sql string, args []any) statem
 	return statement{lease: t.root.lease, use: t.root.use, cancel: cancel, sql: sql, args: args}
 }
 
+// leave ends a use of the transaction.
+func (t *Tx) leave(cancel context.CancelFunc) {
+	st := t.statement(cancel, "", nil)
+	st.end()
+}
+
 // Query runs sql and returns its rows. Close them before the next statement.
 func (t *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	ctx, cancel, err := t.enterPlain(ctx, opQuery)
 	if err != nil {
 		return failedRows(err), err
 	}
-	return t.root.pool.query(ctx, t.root.rows.next(), t.statement(cancel, sql, args))
+	st := t.statement(cancel, sql, args)
+	return t.root.pool.query(ctx, t.root.rows.next(), &st)
 }
 
 // QueryRow runs sql and returns its first row. Scan it before the next
@@ -199,7 +207,8 @@ func (t *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if err != nil {
 		return failedRow(err)
 	}
-	rows, _ := t.root.pool.query(ctx, t.root.rows.next(), t.statement(cancel, sql, args))
+	st := t.statement(cancel, sql, args)
+	rows, _ := t.root.pool.query(ctx, t.root.rows.next(), &st)
 	return asRow(rows) // its error waits for Scan
 }
 
@@ -209,7 +218,8 @@ func (t *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandT
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	return t.root.pool.execOn(ctx, t.statement(cancel, sql, args), nil, nil)
+	st := t.statement(cancel, sql, args)
+	return t.root.pool.execOn(ctx, &st, nil, nil)
 }
 
 // Run executes a call with its scope, which holds until the transaction's next
@@ -220,13 +230,15 @@ func (t *Tx) Run(ctx context.Context, call *providers.Call) error {
 		if err != nil {
 			return err
 		}
-		return t.root.pool.run(ctx, t.statement(cancel, call.SQL, call.Args), t.root.rows.next, call, nil)
+		st := t.statement(cancel, call.SQL, call.Args)
+		return t.root.pool.run(ctx, &st, t.root.rows.next, call, nil)
 	}
 	ctx, cancel, err := t.enter(ctx, call.Kind.String())
 	if err != nil {
 		return err
 	}
-	return t.runScoped(ctx, t.statement(cancel, call.SQL, call.Args), call)
+	st := t.statement(cancel, call.SQL, call.Args)
+	return t.runScoped(ctx, &st, call)
 }
 
 // SendBatch sends every statement of b in one flush.
@@ -245,7 +257,7 @@ func (t *Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []strin
 	if err != nil {
 		return 0, err
 	}
-	defer t.statement(cancel, "", nil).end()
+	defer t.leave(cancel)
 	return t.root.pool.copyFrom(ctx, t.root.lease.conn(), table, columns, src)
 }
 
@@ -255,7 +267,7 @@ func (t *Tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDe
 	if err != nil {
 		return nil, err
 	}
-	defer t.statement(cancel, "", nil).end()
+	defer t.leave(cancel)
 	t.root.lease.s.dirt |= dirtPrepared
 	sd, err := t.root.lease.conn().Prepare(ctx, name, sql)
 	return sd, t.root.pool.mapError(ctx, "prepare", err)
@@ -287,7 +299,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer t.statement(cancel, "", nil).end()
+	defer t.leave(cancel)
 	if t != t.root {
 		return t.release(ctx)
 	}
@@ -315,7 +327,7 @@ func (t *Tx) commitRoot(ctx context.Context) error {
 	if !lost && t.lease.conn().PgConn().TxStatus() == 'I' {
 		return t.endedBehind(f, opCommit)
 	}
-	err := t.commit(ctx)
+	err := t.commit(t.lease.s.watch(ctx))
 	if err != nil {
 		result := providers.OutcomeRolledBack
 		if !lost { // else COMMIT was not sent
@@ -397,7 +409,7 @@ func (t *Tx) Rollback(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer t.statement(cancel, "", nil).end()
+	defer t.leave(cancel)
 	if t == t.root {
 		return t.rollbackRoot(ctx)
 	}
