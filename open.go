@@ -9,6 +9,7 @@ import (
 	"github.com/pgkeel/pgkeel/chain"
 	"github.com/pgkeel/pgkeel/providers"
 	pgxprovider "github.com/pgkeel/pgkeel/providers/pgx"
+	"github.com/pgkeel/pgkeel/tenancy"
 )
 
 // settings are what the options of Open make.
@@ -16,6 +17,7 @@ type settings struct {
 	config   providers.Config
 	provider string
 	opener   providers.Provider // instead of a name
+	tenancy  tenancy.Mode
 	layers   []chain.Layer
 	hooks    []providers.Hook
 	panics   *providers.PanicPolicy
@@ -61,10 +63,16 @@ func (s *settings) open(ctx context.Context) (providers.Pool, error) {
 	if err := errors.Join(append(s.faults, s.config.Validate())...); err != nil {
 		return nil, err
 	}
-	if s.opener != nil {
-		return s.opener.Open(ctx, s.config)
+	open := func(ctx context.Context, cfg providers.Config) (providers.Pool, error) {
+		if s.opener != nil {
+			return s.opener.Open(ctx, cfg)
+		}
+		return providers.Open(ctx, s.provider, cfg)
 	}
-	return providers.Open(ctx, s.provider, s.config)
+	if s.tenancy != nil {
+		return s.tenancy.Open(ctx, s.config, open)
+	}
+	return open(ctx, s.config)
 }
 
 // hookManager gives the pool a manager in any case, so that hooks can also be

@@ -11,6 +11,7 @@ import (
 	"github.com/pgkeel/pgkeel/chain"
 	"github.com/pgkeel/pgkeel/providers"
 	"github.com/pgkeel/pgkeel/resilience/timeout"
+	"github.com/pgkeel/pgkeel/tenancy"
 )
 
 // Option changes how [Open] opens a handle.
@@ -48,6 +49,17 @@ func WithOpener(provider providers.Provider) Option {
 // WithPool sets the size and life of the pool. See [PoolStrategy] for the
 // defaults.
 func WithPool(strategy PoolStrategy) Option { return func(s *settings) { s.config.Pool = strategy } }
+
+// WithTenancy keeps tenants apart: what is done with a context reaches the data
+// of its tenant ([WithTenantID]) only. See package tenancy for the ways to do it.
+func WithTenancy(mode tenancy.Mode) Option {
+	return func(s *settings) {
+		if mode == nil {
+			s.fault("options", "WithTenancy got a nil mode; leave it out")
+		}
+		s.tenancy = mode
+	}
+}
 
 // WithProfile fits the handle to what stands between it and PostgreSQL.
 // Default: [ProfileDirect].

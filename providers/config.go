@@ -159,6 +159,9 @@ type Config struct {
 	// Pipelining has concurrent callers share connections. Default: off.
 	Pipelining *Pipelining
 
+	// Scope confines what is done with a context, on every path. Default: nothing.
+	Scope ScopeFunc
+
 	// AfterConnect runs on each new connection, before the warm-up queries:
 	// the place to register types.
 	AfterConnect func(ctx context.Context, conn *pgx.Conn) error
