@@ -20,6 +20,8 @@ type batchResults struct {
 	batch  *pgx.Batch
 	tx     *Tx
 	closed bool
+	// hidden counts down to the result of the settings.
+	hidden int
 	err    error
 }
 
@@ -36,19 +38,28 @@ type batchSender interface {
 // comes back when the results are closed. A transaction that the batch begins
 // can be used once they are closed, and then gives the connection back itself.
 func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	l, err := p.borrow(ctx, opBatch)
+	scope, err := p.confined(ctx)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	r := p.sendBatch(ctx, statement{lease: l, owned: true}, l.conn(), b)
-	r.adopt(nil)
+	confined, err := p.confinedBatch(b, scope.Settings)
+	if err != nil {
+		return pgx.FailedBatchResults(b, err)
+	}
+	l, err := p.borrow(ctx, opBatch, scope.Gate)
+	if err != nil {
+		return pgx.FailedBatchResults(b, err)
+	}
+	r := p.sendBatch(ctx, statement{lease: l, owned: true}, l.conn(), b, confined)
+	r.adopt(nil, scope.Settings)
 	if r.tx == nil { // else the transaction, which may outlive the results
 		l.anchor(r)
 	}
 	return r
 }
 
-func (p *Pool) sendBatch(ctx context.Context, st statement, on batchSender, b *pgx.Batch) *batchResults {
+// sendBatch sends b, as confined where that is another.
+func (p *Pool) sendBatch(ctx context.Context, st statement, on batchSender, b, confined *pgx.Batch) *batchResults {
 	r := &batchResults{st: st, batch: b}
 	r.ctx, r.firing = p.startHook(ctx, providers.EventBatch, "", st.lease.s.pid)
 	defer func() {
@@ -57,17 +68,44 @@ func (p *Pool) sendBatch(ctx context.Context, st statement, on batchSender, b *p
 			r.done()
 		}
 	}()
-	r.BatchResults = on.SendBatch(st.lease.s.watch(r.ctx), b)
+	before := st.lease.s.dirt
+	r.BatchResults = on.SendBatch(st.lease.s.watch(r.ctx), confined)
+	if confined != b {
+		p.hideSettings(r, confined, before)
+	}
 	return r
 }
 
+// hideSettings keeps the result of the settings that confine a batch from its
+// user. They end by themselves, so they are no reason for a reset; what the user's
+// statements do is.
+func (p *Pool) hideSettings(r *batchResults, confined *pgx.Batch, before dirt) {
+	s := r.st.lease.s
+	s.dirt = before
+	for _, q := range r.batch.QueuedQueries {
+		p.soil(s.conn, q.SQL)
+	}
+	r.hidden = 1
+	if beginsTx(confined) {
+		r.hidden = 2 // behind its own BEGIN
+	}
+}
+
+// advance comes before a result is read.
+func (r *batchResults) advance() {
+	if r.hidden == 1 {
+		_, _ = r.BatchResults.Exec() // its error is that of all that comes behind
+	}
+	r.hidden--
+}
+
 // adopt takes the transaction that the batch began.
-func (r *batchResults) adopt(borrower *Conn) {
+func (r *batchResults) adopt(borrower *Conn, scope []providers.Setting) {
 	inner := r.BatchResults.Tx()
 	if inner == nil {
 		return
 	}
-	r.tx = r.st.lease.s.pool.newTx(r.st.lease, borrower, inner)
+	r.tx = r.st.lease.s.pool.newTx(r.st.lease, borrower, inner, scope)
 	if r.st.owned {
 		// Until the results are closed, they occupy it.
 		_ = r.tx.use.enter()
@@ -77,6 +115,7 @@ func (r *batchResults) adopt(borrower *Conn) {
 
 // Exec reads the next result as that of a statement without rows.
 func (r *batchResults) Exec() (pgconn.CommandTag, error) {
+	r.advance()
 	tag, err := r.BatchResults.Exec()
 	return tag, r.mapped(err)
 }
@@ -96,6 +135,7 @@ func (r *batchResults) next() *rows {
 	rs := source.next()
 	batchRows.Put(source)
 	rs.st, rs.ctx, rs.begun, rs.part = statement{lease: r.st.lease}, r.ctx, true, true
+	r.advance()
 	rs.Rows, _ = r.BatchResults.Query() // its error is the rows' own
 	return rs
 }

@@ -55,6 +55,7 @@ type control uint8
 const (
 	ctlNone control = iota
 	ctlBegin
+	ctlScope
 	ctlCommit
 	ctlRollback
 	ctlSavepoint
@@ -77,6 +78,8 @@ func (s *stream) newGroup(it *batchItem) *group {
 	case s.inTx:
 		g.frame = frameSavepoint
 		g.waits = !s.isolated()
+	case s.ownBlock:
+		g.frame = frameExplicit
 	case s.isolated():
 		g.frame = frameSync
 	case s.isPlain(it):
@@ -127,6 +130,9 @@ func (s *stream) open(g *group) {
 			s.control(ctlSavepoint, g)
 		}
 	case frameSync, frameImplicit:
+	}
+	if s.scopeSQL != "" {
+		s.control(ctlScope, g)
 	}
 }
 

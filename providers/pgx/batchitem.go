@@ -114,6 +114,9 @@ func (s *stream) peek() {
 		return
 	}
 	s.peeked, s.sourceErr = s.call.Next()
+	if q := s.peeked; q != nil && s.confined && s.pool.endsScope(q.SQL) {
+		s.peeked, s.sourceErr = nil, errEndsScope
+	}
 	if s.peeked == nil || s.sourceErr != nil {
 		s.peeked, s.exhausted = nil, true
 	}

@@ -28,20 +28,27 @@ var (
 
 // RunBatch runs a stream of statements on a connection of the pool.
 func (p *Pool) RunBatch(ctx context.Context, call *providers.BatchCall) error {
-	l, err := p.borrow(ctx, opBatch)
+	scope, err := p.confined(ctx)
 	if err != nil {
 		return refuseBatch(call, err)
 	}
-	return p.runBatch(ctx, statement{lease: l, owned: true}, call)
+	l, err := p.borrow(ctx, opBatch, scope.Gate)
+	if err != nil {
+		return refuseBatch(call, err)
+	}
+	return p.runBatch(ctx, statement{lease: l, owned: true}, call, scope.Settings)
 }
 
 // RunBatch runs a stream of statements. While a transaction is open on the
 // connection, it is as if run there.
 func (c *Conn) RunBatch(ctx context.Context, call *providers.BatchCall) error {
+	if err := c.pool().within(ctx, c.confined); err != nil {
+		return refuseBatch(call, err)
+	}
 	if err := c.enter(); err != nil {
 		return refuseBatch(call, err)
 	}
-	return c.pool().runBatch(ctx, statement{lease: c.lease, use: &c.use}, call)
+	return c.pool().runBatch(ctx, statement{lease: c.lease, use: &c.use}, call, c.confined)
 }
 
 // RunBatch runs a stream of statements in the transaction: a group of them, or
@@ -51,7 +58,7 @@ func (t *Tx) RunBatch(ctx context.Context, call *providers.BatchCall) error {
 	if err != nil {
 		return refuseBatch(call, err)
 	}
-	return t.root.pool.runBatch(ctx, t.statement(cancel, "", nil), call)
+	return t.root.pool.runBatch(ctx, t.statement(cancel, "", nil), call, t.root.confined)
 }
 
 // refuseBatch ends a batch of which nothing was sent.
@@ -60,7 +67,7 @@ func refuseBatch(call *providers.BatchCall, err error) error {
 	return call.Report.Err()
 }
 
-func (p *Pool) runBatch(ctx context.Context, st statement, call *providers.BatchCall) (err error) {
+func (p *Pool) runBatch(ctx context.Context, st statement, call *providers.BatchCall, scope []providers.Setting) (err error) {
 	defer st.end()
 	ctx, f := p.startHook(ctx, providers.EventBatch, "", st.lease.s.pid)
 	err = errPanicked // until the application's code came back
@@ -69,6 +76,7 @@ func (p *Pool) runBatch(ctx context.Context, st statement, call *providers.Batch
 		return refuseBatch(call, err)
 	}
 	s := newStream(ctx, p, st.lease, call)
+	s.confine(scope)
 	defer s.close()
 	s.run()
 	s.close() // it has a say in the report
@@ -109,6 +117,13 @@ type stream struct {
 	trace batchTrace
 	// inTx says that the batch runs in a transaction of the caller's.
 	inTx bool
+	// confined says that it runs in a scope. scopeSQL makes the settings of the scope, which each group begins with;
+	// empty without one. ownBlock says that they can change what names mean, so
+	// that a group needs a transaction of its own.
+	confined  bool
+	scopeSQL  string
+	scopeArgs [][]byte
+	ownBlock  bool
 
 	// What was read from the source, and what is still to come.
 
@@ -141,6 +156,24 @@ func newStream(ctx context.Context, p *Pool, l lease, call *providers.BatchCall)
 	s.trace.batch = l.s.config.Tracer.(*tracer).batch
 	s.pipe = s.conn.PgConn().StartPipeline(ctx)
 	return s
+}
+
+// confine has each group begin with the settings of a scope. A transaction of the
+// caller's has made them.
+func (s *stream) confine(scope []providers.Setting) {
+	if len(scope) == 0 {
+		return
+	}
+	s.confined = true
+	if s.inTx {
+		return
+	}
+	var args []any
+	s.scopeSQL, args = settingsSQL(scope, nil)
+	for _, a := range args {
+		s.scopeArgs = append(s.scopeArgs, []byte(a.(string)))
+	}
+	s.ownBlock = changesMeaning(scope, nil)
 }
 
 // run sends and reads until all is over.

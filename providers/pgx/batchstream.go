@@ -193,7 +193,11 @@ func (s *stream) control(c control, g *group) {
 	if c == ctlBegin {
 		sql = s.beginSQL()
 	}
-	s.pipe.SendQueryParams(sql, nil, nil, nil, nil)
+	var args [][]byte
+	if c == ctlScope {
+		sql, args = s.scopeSQL, s.scopeArgs
+	}
+	s.pipe.SendQueryParams(sql, args, nil, nil, nil)
 	s.flights.push(flight{control: c, group: g})
 }
 

@@ -74,6 +74,15 @@ var carried = map[string]struct {
 			return pipelineOptions(*b.p.cfg.Pipelining, b.pc).MaxGroup
 		},
 	},
+	"Scope": {
+		func(c *providers.Config) {
+			c.Scope = func(context.Context) (providers.Scope, error) { return providers.Scope{}, errors.New("mine") }
+		},
+		func(b built) any {
+			_, err := b.p.confined(context.Background())
+			return err
+		},
+	},
 	"AfterConnect": {
 		func(c *providers.Config) {
 			c.AfterConnect = func(context.Context, *pgx.Conn) error { return errors.New("mine") }

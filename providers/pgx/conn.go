@@ -15,6 +15,8 @@ type Conn struct {
 	lease lease
 	use   use
 	rows  rowSource
+	// confined is the scope that it was taken in.
+	confined []providers.Setting
 }
 
 var (
@@ -53,41 +55,63 @@ func (c *Conn) scope(ctx context.Context, scope []providers.Setting) []providers
 	return declared(ctx, scope)
 }
 
+// enterStatement begins a use for a statement, whose own settings come behind
+// those of the connection's scope.
+func (c *Conn) enterStatement(ctx context.Context, sql string, settings []providers.Setting) ([]providers.Setting, error) {
+	if err := c.pool().within(ctx, c.confined); err != nil {
+		return nil, err
+	}
+	if len(c.confined) > 0 {
+		if c.pool().endsScope(sql) {
+			return nil, errEndsScope
+		}
+		settings = joined(c.confined, settings)
+	}
+	if err := c.enter(); err != nil {
+		return nil, err
+	}
+	return c.scope(ctx, settings), nil
+}
+
 // Query runs sql and returns its rows. Close them before the next statement.
 func (c *Conn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if err := c.enter(); err != nil {
+	scope, err := c.enterStatement(ctx, sql, nil)
+	if err != nil {
 		return failedRows(err), err
 	}
 	st := c.statement(sql, args)
-	return c.pool().queryOn(ctx, c.rows.next(), &st, c.scope(ctx, nil), nil)
+	return c.pool().queryOn(ctx, c.rows.next(), &st, scope, nil)
 }
 
 // QueryRow runs sql and returns its first row. Scan it before the next
 // statement.
 func (c *Conn) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	if err := c.enter(); err != nil {
+	scope, err := c.enterStatement(ctx, sql, nil)
+	if err != nil {
 		return failedRow(err)
 	}
 	st := c.statement(sql, args)
-	rows, _ := c.pool().queryOn(ctx, c.rows.next(), &st, c.scope(ctx, nil), nil)
+	rows, _ := c.pool().queryOn(ctx, c.rows.next(), &st, scope, nil)
 	return asRow(rows) // its error waits for Scan
 }
 
 // Exec runs sql.
 func (c *Conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if err := c.enter(); err != nil {
+	scope, err := c.enterStatement(ctx, sql, nil)
+	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
 	st := c.statement(sql, args)
-	return c.pool().execOn(ctx, &st, c.scope(ctx, nil), nil)
+	return c.pool().execOn(ctx, &st, scope, nil)
 }
 
 // Run executes a call with its scope.
 func (c *Conn) Run(ctx context.Context, call *providers.Call) error {
-	if err := c.enter(); err != nil {
+	scope, err := c.enterStatement(ctx, call.SQL, call.Scope)
+	if err != nil {
 		return err
 	}
-	call.Scope = c.scope(ctx, call.Scope)
+	call.Scope = scope
 	st := c.statement(call.SQL, call.Args)
 	return c.pool().run(ctx, &st, c.rows.next, call, nil)
 }
@@ -95,36 +119,56 @@ func (c *Conn) Run(ctx context.Context, call *providers.Call) error {
 // Begin starts a transaction on this connection, which stays the borrower's
 // after its end.
 func (c *Conn) Begin(ctx context.Context, opts providers.TxOptions) (providers.Tx, error) {
+	t, err := c.begin(ctx, opts)
+	if err != nil {
+		return nil, err // not a nil *Tx
+	}
+	return t, nil
+}
+
+func (c *Conn) begin(ctx context.Context, opts providers.TxOptions) (*Tx, error) {
 	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	if err := c.pool().within(ctx, c.confined); err != nil {
 		return nil, err
 	}
 	if err := c.enter(); err != nil {
 		return nil, err
 	}
 	defer c.use.leave()
-	t, err := c.pool().begin(ctx, c.lease, c, opts)
-	if err != nil {
-		return nil, err
-	}
-	return t, nil
+	return c.pool().beginOn(ctx, c.lease, c, opts, c.confined)
 }
 
 // SendBatch sends every statement of b in one flush.
 func (c *Conn) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	if err := c.enter(); err != nil {
+	confined, err := c.pool().confinedBatch(b, c.confined)
+	if err == nil {
+		err = c.pool().within(ctx, c.confined)
+	}
+	if err == nil {
+		err = c.enter()
+	}
+	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
 	if c.lease.conn().PgConn().TxStatus() != 'I' && beginsTx(b) {
 		c.use.leave()
 		return pgx.FailedBatchResults(b, errInTx)
 	}
-	r := c.pool().sendBatch(ctx, statement{lease: c.lease, use: &c.use}, c.lease.conn(), b)
-	r.adopt(c)
+	r := c.pool().sendBatch(ctx, statement{lease: c.lease, use: &c.use}, c.lease.conn(), b, confined)
+	r.adopt(c, c.confined)
 	return r
 }
 
 // CopyFrom loads rows by COPY.
 func (c *Conn) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
+	if len(c.confined) > 0 {
+		return inScope(ctx, c, func(tx *Tx) (int64, error) { return tx.CopyFrom(ctx, table, columns, src) })
+	}
+	if err := c.pool().within(ctx, c.confined); err != nil {
+		return 0, err
+	}
 	if err := c.enter(); err != nil {
 		return 0, err
 	}
@@ -141,7 +185,25 @@ func (c *Conn) Ping(ctx context.Context) error {
 	return c.pool().mapError(ctx, opPing, c.lease.conn().Ping(ctx))
 }
 
-// Unwrap returns the pgx connection underneath, or nil after Release. Since
+// confineRaw has the session itself keep the scope, for those who go past the
+// methods.
+func (c *Conn) confineRaw() error {
+	if err := c.enter(); err != nil {
+		return err
+	}
+	defer c.use.leave()
+	if c.lease.s.raw {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), abandonTimeout)
+	defer cancel()
+	err := c.pool().confineSession(ctx, c.lease.s, c.confined)
+	c.lease.s.raw, c.lease.s.scope = err == nil, c.confined
+	return err
+}
+
+// Unwrap returns the pgx connection underneath, or nil after Release, or while it
+// cannot be confined to its scope. Since
 // whoever has it could go on using it, the connection is closed at its release
 // instead of reused.
 func (c *Conn) Unwrap() *pgx.Conn {
@@ -149,6 +211,9 @@ func (c *Conn) Unwrap() *pgx.Conn {
 		return nil
 	}
 	c.lease.s.retire()
+	if len(c.confined) > 0 && c.confineRaw() != nil {
+		return nil
+	}
 	return c.lease.conn()
 }
 

@@ -12,7 +12,10 @@ import (
 // CopyFrom loads the rows of src into columns of table, and returns their
 // number. An error means that none were loaded. A panic of src is the caller's.
 func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
-	l, err := p.borrow(ctx, opCopy)
+	if p.cfg.Scope != nil {
+		return inScope(ctx, p, func(tx *Tx) (int64, error) { return tx.CopyFrom(ctx, table, columns, src) })
+	}
+	l, err := p.borrow(ctx, opCopy, nil)
 	if err != nil {
 		return 0, err
 	}

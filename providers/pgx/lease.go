@@ -16,24 +16,30 @@ type lease struct {
 }
 
 // borrow takes a connection of the pool for an operation.
-func (p *Pool) borrow(ctx context.Context, op string) (lease, error) {
-	l, _, err := p.lend(ctx, op)
+func (p *Pool) borrow(ctx context.Context, op string, gate providers.Gate) (lease, error) {
+	l, _, err := p.lend(ctx, op, gate)
 	return l, err
 }
 
 // borrowForRows takes one for a query, and an object for its result.
-func (p *Pool) borrowForRows(ctx context.Context) (lease, *rows, error) { return p.lend(ctx, opQuery) }
+func (p *Pool) borrowForRows(ctx context.Context, gate providers.Gate) (lease, *rows, error) {
+	return p.lend(ctx, opQuery, gate)
+}
 
 // lend holds the session's lock once, since every statement comes this way.
-func (p *Pool) lend(ctx context.Context, op string) (l lease, r *rows, err error) {
+func (p *Pool) lend(ctx context.Context, op string, gate providers.Gate) (l lease, r *rows, err error) {
 	if p.closing.Load() {
 		return l, nil, errPoolClosed
+	}
+	if err := p.enterGate(ctx, gate); err != nil {
+		return l, nil, err
 	}
 	w := p.newWait(ctx)
 	w.lent = true
 	defer w.recycle()
 	conn, err := p.pool.Acquire(w)
 	if err != nil {
+		leaveGate(gate)
 		return l, nil, p.acquireError(ctx, err)
 	}
 	stack := ""
@@ -44,7 +50,7 @@ func (p *Pool) lend(ctx context.Context, op string) (l lease, r *rows, err error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.take(w.caller, p.takenAt(w), op)
-	s.borrowed, s.stack = conn, stack
+	s.borrowed, s.stack, s.gate = conn, stack, gate
 	if op == opQuery {
 		r = s.nextRows()
 	}

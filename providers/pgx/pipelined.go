@@ -265,11 +265,15 @@ func (e *doneError) Outcome() providers.Outcome { return providers.OutcomeCommit
 
 // query runs a statement and hands out its rows. Where it returns ErrElsewhere,
 // what hooks have seen begin goes on with the context and the firing.
-func (pl *pipelined) query(ctx context.Context, sql string, args []any, scope []providers.Setting) (pgx.Rows, context.Context, *providers.Firing, error) {
+func (pl *pipelined) query(ctx context.Context, sql string, args []any, scope []providers.Setting, gate providers.Gate) (pgx.Rows, context.Context, *providers.Firing, error) {
 	st, ok := pl.statement(ctx, sql, args, scope)
 	if !ok {
 		return nil, ctx, nil, pipeline.ErrElsewhere
 	}
+	if err := pl.pool.enterGate(ctx, gate); err != nil {
+		return failedRows(err), ctx, nil, err
+	}
+	defer leaveGate(gate)
 	ctx, firing := pl.pool.startHook(ctx, providers.EventQuery, sql, 0)
 	traced := pl.trace(ctx, sql, args)
 	result, err := pl.do(traced.ctx, opQuery, st)
@@ -291,11 +295,15 @@ func (pl *pipelined) query(ctx context.Context, sql string, args []any, scope []
 }
 
 // exec runs a statement without rows, otherwise like query.
-func (pl *pipelined) exec(ctx context.Context, sql string, args []any, scope []providers.Setting) (pgconn.CommandTag, context.Context, *providers.Firing, error) {
+func (pl *pipelined) exec(ctx context.Context, sql string, args []any, scope []providers.Setting, gate providers.Gate) (pgconn.CommandTag, context.Context, *providers.Firing, error) {
 	st, ok := pl.statement(ctx, sql, args, scope)
 	if !ok {
 		return pgconn.CommandTag{}, ctx, nil, pipeline.ErrElsewhere
 	}
+	if err := pl.pool.enterGate(ctx, gate); err != nil {
+		return pgconn.CommandTag{}, ctx, nil, err
+	}
+	defer leaveGate(gate)
 	ctx, firing := pl.pool.startHook(ctx, providers.EventExec, sql, 0)
 	traced := pl.trace(ctx, sql, args)
 	st.NoRows = true

@@ -112,6 +112,9 @@ func newPool(cfg providers.Config, pc *pgxpool.Config) *Pool {
 	pc.AfterConnect = p.connected
 	pc.BeforeClose = p.disconnecting
 	pc.ShouldPing = p.shouldPing
+	if cfg.Scope != nil {
+		pc.PrepareConn = p.prepareRaw
+	}
 	p.onEnd = p.watchPings(pc.ConnConfig.BuildContextWatcherHandler)
 	pc.ConnConfig.BuildContextWatcherHandler = p.onEnd
 	p.watchdog.timer = time.AfterFunc(lookEvery, p.lookAround)
@@ -173,6 +176,7 @@ func (p *Pool) releasing(s *session) {
 		s.returned()
 		return // nothing ran on it
 	}
+	s.raw, s.scope = false, nil
 	_, f := p.startHook(context.Background(), providers.EventRelease, "", s.pid)
 	p.readyForNext(s)
 	s.returned()
@@ -225,11 +229,15 @@ func (p *Pool) notified(conn *pgconn.PgConn, n *pgconn.Notification) {
 // bounded by ctx and by AcquireTimeout; a [*providers.ExhaustedError] says that
 // all were in use, a [*providers.UnreachableError] that none could be made.
 func (p *Pool) Acquire(ctx context.Context) (providers.Conn, error) {
-	l, err := p.borrow(ctx, opConn)
+	scope, err := p.confined(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{lease: l}
+	l, err := p.borrow(ctx, opConn, scope.Gate)
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{lease: l, confined: scope.Settings}
 	l.anchor(c)
 	return c, nil
 }
@@ -265,15 +273,18 @@ func (p *Pool) Run(ctx context.Context, call *providers.Call) (err error) {
 
 // queryIn runs a statement with a scope.
 func (p *Pool) queryIn(ctx context.Context, sql string, args []any, scope []providers.Setting) (pgx.Rows, error) {
+	scope, gate, err := p.confine(ctx, sql, scope)
+	if err != nil {
+		return failedRows(err), err
+	}
 	var firing *providers.Firing
 	if p.pipelined != nil {
 		var rows pgx.Rows
-		var err error
-		if rows, ctx, firing, err = p.pipelined.query(ctx, sql, args, scope); !isElsewhere(err) {
+		if rows, ctx, firing, err = p.pipelined.query(ctx, sql, args, scope, gate); !isElsewhere(err) {
 			return rows, err
 		}
 	}
-	l, r, err := p.borrowForRows(ctx)
+	l, r, err := p.borrowForRows(ctx, gate)
 	if err != nil {
 		firing.End(0, err)
 		return failedRows(err), err
@@ -285,15 +296,18 @@ func (p *Pool) queryIn(ctx context.Context, sql string, args []any, scope []prov
 
 // execIn runs a statement without rows, with a scope.
 func (p *Pool) execIn(ctx context.Context, sql string, args []any, scope []providers.Setting) (pgconn.CommandTag, error) {
+	scope, gate, err := p.confine(ctx, sql, scope)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
 	var firing *providers.Firing
 	if p.pipelined != nil {
 		var tag pgconn.CommandTag
-		var err error
-		if tag, ctx, firing, err = p.pipelined.exec(ctx, sql, args, scope); !isElsewhere(err) {
+		if tag, ctx, firing, err = p.pipelined.exec(ctx, sql, args, scope, gate); !isElsewhere(err) {
 			return tag, err
 		}
 	}
-	l, err := p.borrow(ctx, opExec)
+	l, err := p.borrow(ctx, opExec, gate)
 	if err != nil {
 		firing.End(0, err)
 		return pgconn.CommandTag{}, err
@@ -305,23 +319,31 @@ func (p *Pool) execIn(ctx context.Context, sql string, args []any, scope []provi
 
 // Begin starts a transaction on a connection of its own.
 func (p *Pool) Begin(ctx context.Context, opts providers.TxOptions) (providers.Tx, error) {
-	if err := opts.Validate(); err != nil {
-		return nil, err
-	}
-	l, err := p.borrow(ctx, opTx)
+	t, err := p.begin(ctx, opts)
 	if err != nil {
-		return nil, err
-	}
-	t, err := p.begin(ctx, l, nil, opts)
-	if err != nil {
-		return nil, err
+		return nil, err // not a nil *Tx
 	}
 	return t, nil
 }
 
+func (p *Pool) begin(ctx context.Context, opts providers.TxOptions) (*Tx, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	scope, err := p.confined(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l, err := p.borrow(ctx, opTx, scope.Gate)
+	if err != nil {
+		return nil, err
+	}
+	return p.beginOn(ctx, l, nil, opts, scope.Settings)
+}
+
 // Ping acquires a connection and makes one round trip on it.
 func (p *Pool) Ping(ctx context.Context) error {
-	l, err := p.borrow(ctx, opPing)
+	l, err := p.borrow(ctx, opPing, nil)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,10 @@ func (p *Pool) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgc
 	if err := copyIn.check(sql, r == nil); err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	l, err := p.borrow(ctx, opCopy)
+	if p.cfg.Scope != nil {
+		return inScope(ctx, p, func(tx *Tx) (pgconn.CommandTag, error) { return tx.CopyFromReader(ctx, r, sql) })
+	}
+	l, err := p.borrow(ctx, opCopy, nil)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -104,7 +107,10 @@ func (p *Pool) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgcon
 	if err := copyOut.check(sql, w == nil); err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	l, err := p.borrow(ctx, opCopy)
+	if p.cfg.Scope != nil {
+		return inScope(ctx, p, func(tx *Tx) (pgconn.CommandTag, error) { return tx.CopyToWriter(ctx, w, sql) })
+	}
+	l, err := p.borrow(ctx, opCopy, nil)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -117,6 +123,9 @@ func (c *Conn) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgc
 	if err := copyIn.check(sql, r == nil); err != nil {
 		return pgconn.CommandTag{}, err
 	}
+	if c.pool().cfg.Scope != nil {
+		return inScope(ctx, c, func(tx *Tx) (pgconn.CommandTag, error) { return tx.CopyFromReader(ctx, r, sql) })
+	}
 	if err := c.enter(); err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -128,6 +137,9 @@ func (c *Conn) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgc
 func (c *Conn) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.CommandTag, error) {
 	if err := copyOut.check(sql, w == nil); err != nil {
 		return pgconn.CommandTag{}, err
+	}
+	if c.pool().cfg.Scope != nil {
+		return inScope(ctx, c, func(tx *Tx) (pgconn.CommandTag, error) { return tx.CopyToWriter(ctx, w, sql) })
 	}
 	if err := c.enter(); err != nil {
 		return pgconn.CommandTag{}, err

@@ -22,6 +22,9 @@ const (
 	// dirtPrepared means that prepared statements came or went behind pgx's
 	// back, so its statement cache cannot be trusted.
 	dirtPrepared
+
+	// transactional is no dirt: the statement begins or ends a transaction.
+	transactional
 )
 
 // resetTimeout bounds the reset of a session; one that takes longer is closed.
@@ -38,6 +41,8 @@ var dirtStatements = map[string]dirt{
 	"set": dirtState, "reset": dirtState, "listen": dirtState, "load": dirtState,
 	"explain": dirtState, // with ANALYZE it runs what it explains
 	"declare": dirtState, "do": dirtState, "call": dirtState, "execute": dirtState,
+	"begin": transactional, "start": transactional, "commit": transactional, "end": transactional,
+	"abort":   transactional,
 	"prepare": dirtPrepared, "deallocate": dirtPrepared, "discard": dirtState | dirtPrepared,
 }
 
@@ -55,12 +60,22 @@ var dirtFunctions = map[string]bool{
 // does inside, nobody can see from here.
 func classify(sql string) dirt {
 	var d dirt
-	first, previous := "", ""
+	first, previous, back := "", "", false
+	over := func() {
+		if first == "rollback" && !back {
+			d |= transactional
+		}
+		first, back = "", false
+	}
 	for word, quoted := range words(sql) {
 		switch {
 		case word == ";":
-			first = ""
+			over()
 			continue
+		case first == "prepare" && previous == first && word == "transaction":
+			d |= transactional
+		case first == "rollback" && word == "to" && !quoted:
+			back = true // to a savepoint only
 		case first == "" && !quoted:
 			first = word
 			d |= dirtStatements[word]
@@ -71,6 +86,7 @@ func classify(sql string) dirt {
 		}
 		previous = word
 	}
+	over()
 	return d
 }
 
@@ -229,7 +245,7 @@ func (p *Pool) soil(conn *pgx.Conn, sql string) {
 	if !p.resets {
 		return
 	}
-	if d := p.classifier.classify(sql); d != 0 {
+	if d := p.classifier.classify(sql) &^ transactional; d != 0 {
 		if s := sessionOf(conn); s != nil {
 			s.dirt |= d
 		}

@@ -78,8 +78,24 @@ func TestClassify(t *testing.T) {
 		{"$$", clean},
 		{`"`, clean},
 	} {
-		if got := classify(tc.sql); got != tc.want {
+		if got := classify(tc.sql) &^ transactional; got != tc.want {
 			t.Errorf("classify(%q) = %b, want %b", tc.sql, got, tc.want)
+		}
+	}
+}
+
+func TestClassifyTransactional(t *testing.T) {
+	for sql, want := range map[string]bool{
+		"begin": true, "START transaction": true, "commit": true, "end": true, "abort": true, "rollback": true,
+		"rollback work": true, "select 1; commit": true, "/* x */ commit": true, "-- x\nrollback": true,
+		"prepare transaction 'x'": true, "commit prepared 'x'": true, "rollback prepared 'x'": true,
+		"rollback; rollback to s": true, "rollback to s; rollback": true, "commit and chain": true,
+		"rollback to s": false, "rollback work to savepoint s": false, "savepoint s": false, "release s": false,
+		"select 'commit'": false, "select commit from t": false, `select "begin"`: false, "do $$ begin null; end $$": false,
+		"prepare q as select 1": false, "prepare transaction_list as select 1": false, "": false,
+	} {
+		if got := classify(sql)&transactional != 0; got != want {
+			t.Errorf("%q: %v", sql, got)
 		}
 	}
 }

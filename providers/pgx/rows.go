@@ -90,9 +90,10 @@ func (r *rows) Err() error {
 }
 
 // Conn returns the raw connection, which is closed afterwards instead of
-// reused, since whoever has it could go on using it. It is nil after the end.
+// reused, since whoever has it could go on using it. It is nil after the end, and
+// where it would be confined to a scope (a tenant) until then only.
 func (r *rows) Conn() *pgx.Conn {
-	if r.done {
+	if r.done || len(r.scope) > 0 && r.st.lease.s.pool.cfg.Scope != nil {
 		return nil
 	}
 	r.st.lease.s.retire()

@@ -155,10 +155,15 @@ func scopable(args []any) error {
 	return nil
 }
 
-// settingsSQL is the statement that makes the settings, all in one. Names and
-// values are arguments: whatever they contain, they stay data. A NULL sets a
-// parameter to its default.
+// settingsSQL is the statement that makes the settings, all in one, until the
+// end of the transaction.
 func settingsSQL(scope []providers.Setting, stale []string) (string, []any) {
+	return setConfigSQL(scope, stale, "true")
+}
+
+// setConfigSQL makes settings. Names and values are arguments: whatever they
+// contain, they stay data. A NULL sets a parameter to its default.
+func setConfigSQL(scope []providers.Setting, stale []string, local string) (string, []any) {
 	var b strings.Builder
 	args := make([]any, 0, 2*(len(scope)+len(stale)))
 	add := func(name string, value any) {
@@ -166,7 +171,7 @@ func settingsSQL(scope []providers.Setting, stale []string) (string, []any) {
 		if len(args) == 0 {
 			separator = "select "
 		}
-		b.WriteString(separator + "pg_catalog.set_config($" + strconv.Itoa(len(args)+1) + ", $" + strconv.Itoa(len(args)+2) + ", true)")
+		b.WriteString(separator + "pg_catalog.set_config($" + strconv.Itoa(len(args)+1) + ", $" + strconv.Itoa(len(args)+2) + ", " + local + ")")
 		args = append(args, name, value)
 	}
 	for _, name := range stale {

@@ -40,6 +40,10 @@ type session struct {
 	// source is what a COPY of rows under way reads from; the driver's goroutine
 	// touches it as long as that lasts.
 	source source
+	// raw says that it was taken from the unwrapped pool, and scope what for; only
+	// its holder touches them.
+	raw   bool
+	scope []providers.Setting
 	// own says that pgkeel holds it itself, retired that it is not to be reused.
 	own, retired atomic.Bool
 
@@ -65,7 +69,9 @@ type session struct {
 	// slab holds the next result objects for borrowers, anchor is the object
 	// that stands for this borrowing, watched says that the garbage collector
 	// watches it.
-	slab    *slab
+	slab *slab
+	// gate admitted the borrower.
+	gate    providers.Gate
 	anchor  any
 	watched bool
 	counted bool
@@ -106,7 +112,10 @@ func (s *session) returned() {
 	s.held, s.holder, s.stack, s.borrowed, s.anchor, s.watched = false, nil, "", nil, nil, false
 	s.returning = false
 	s.lease++
+	gate := s.gate
+	s.gate = nil
 	s.mu.Unlock()
+	leaveGate(gate)
 	if s.own.Load() {
 		s.own.Store(false)
 	}

@@ -49,6 +49,7 @@ func newTracer(p *Pool, user pgx.QueryTracer) *tracer {
 // TraceQueryStart notes what the statement leaves behind in the session.
 func (t *tracer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
 	t.pool.soil(conn, data.SQL)
+	ctx = t.pool.keepRaw(ctx, conn)
 	if t.query != nil {
 		return t.query.TraceQueryStart(ctx, conn, data)
 	}
@@ -67,6 +68,7 @@ func (t *tracer) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data pgx.T
 	for _, q := range data.Batch.QueuedQueries {
 		t.pool.soil(conn, q.SQL)
 	}
+	ctx = t.pool.keepRaw(ctx, conn)
 	if t.batch != nil {
 		return t.batch.TraceBatchStart(ctx, conn, data)
 	}
@@ -89,6 +91,7 @@ func (t *tracer) TraceBatchEnd(ctx context.Context, conn *pgx.Conn, data pgx.Tra
 
 // TraceCopyFromStart only passes on.
 func (t *tracer) TraceCopyFromStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceCopyFromStartData) context.Context {
+	ctx = t.pool.keepRaw(ctx, conn)
 	if t.copy != nil {
 		return t.copy.TraceCopyFromStart(ctx, conn, data)
 	}
@@ -105,6 +108,7 @@ func (t *tracer) TraceCopyFromEnd(ctx context.Context, conn *pgx.Conn, data pgx.
 // TracePrepareStart notes what the statement will leave behind, by its name.
 func (t *tracer) TracePrepareStart(ctx context.Context, conn *pgx.Conn, data pgx.TracePrepareStartData) context.Context {
 	t.pool.prepared(conn, data.Name, data.SQL)
+	ctx = t.pool.keepRaw(ctx, conn)
 	if t.prepare != nil {
 		return t.prepare.TracePrepareStart(ctx, conn, data)
 	}

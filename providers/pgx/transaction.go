@@ -45,6 +45,8 @@ type Tx struct {
 	owned    bool
 	borrower *Conn // keeps the borrowed connection reachable
 	inner    pgx.Tx
+	// confined is the scope that it began in.
+	confined []providers.Setting
 	// use is the transaction's own, or that of the borrowed connection, which
 	// the two share.
 	use    *use
@@ -82,14 +84,14 @@ var (
 	_ pgx.Tx            = (*Tx)(nil)
 )
 
-// begin starts a transaction on a borrowed connection, which borrower keeps, or
+// beginOn starts a transaction on a borrowed connection, which borrower keeps, or
 // which goes back with the transaction if there is none.
-func (p *Pool) begin(ctx context.Context, l lease, borrower *Conn, opts providers.TxOptions) (*Tx, error) {
+func (p *Pool) beginOn(ctx context.Context, l lease, borrower *Conn, opts providers.TxOptions, scope []providers.Setting) (*Tx, error) {
 	ctx, f := p.startHook(ctx, providers.EventBegin, "", l.s.pid)
 	var inner pgx.Tx
 	err := errInTx // BEGIN inside a transaction only makes the server warn
 	if l.conn().PgConn().TxStatus() == 'I' {
-		inner, err = l.conn().BeginTx(l.s.watch(ctx), pgxTxOptions(opts))
+		inner, err = p.beginConfined(l.s.watch(ctx), l.s, pgxTxOptions(opts), scope)
 		l.s.unwatch()
 	}
 	if err != nil {
@@ -104,15 +106,15 @@ func (p *Pool) begin(ctx context.Context, l lease, borrower *Conn, opts provider
 		return nil, err
 	}
 	f.End(0, nil)
-	t := p.newTx(l, borrower, inner)
+	t := p.newTx(l, borrower, inner, scope)
 	if opts.Timeout > 0 {
 		t.limit(opts.Timeout)
 	}
 	return t, nil
 }
 
-func (p *Pool) newTx(l lease, borrower *Conn, inner pgx.Tx) *Tx {
-	t := &Tx{pool: p, lease: l, borrower: borrower, owned: borrower == nil, inner: inner}
+func (p *Pool) newTx(l lease, borrower *Conn, inner pgx.Tx, scope []providers.Setting) *Tx {
+	t := &Tx{pool: p, lease: l, borrower: borrower, owned: borrower == nil, inner: inner, confined: scope}
 	t.root = t
 	if t.owned {
 		t.use = &t.ownUse
@@ -135,6 +137,12 @@ func pgxTxOptions(o providers.TxOptions) pgx.TxOptions {
 // transaction's own limit as well.
 func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.CancelFunc, error) {
 	r := t.root
+	ends := op == opCommit || op == opRollback
+	if !ends {
+		if err := r.pool.within(ctx, r.confined); err != nil {
+			return ctx, nil, err
+		}
+	}
 	if err := r.use.enter(); err != nil {
 		if r.undoing.Load() {
 			err = undoneByLimit(op) // what uses it is the rollback
@@ -148,9 +156,13 @@ func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.Can
 		}
 		return ctx, nil, pgx.ErrTxClosed
 	}
-	if r.lease.conn().PgConn().IsClosed() && op != opCommit && op != opRollback {
+	if r.lease.conn().PgConn().IsClosed() && !ends {
 		r.use.leave()
 		return ctx, nil, errConnLost
+	}
+	if len(r.confined) > 0 && !ends && r.lease.conn().PgConn().TxStatus() == 'I' {
+		r.use.leave()
+		return ctx, nil, &notSentError{errEndedBehind} // the scope ended with it
 	}
 	if r.deadline.IsZero() {
 		return ctx, nil, nil
@@ -184,6 +196,14 @@ func (t *Tx) statement(cancel context.CancelFunc, sql string, args []any) statem
 	return statement{lease: t.root.lease, use: t.root.use, cancel: cancel, sql: sql, args: args}
 }
 
+// enterStatement is enterPlain for a statement, which must not end the scope.
+func (t *Tx) enterStatement(ctx context.Context, op, sql string) (context.Context, context.CancelFunc, error) {
+	if r := t.root; len(r.confined) > 0 && r.pool.endsScope(sql) {
+		return ctx, nil, errEndsScope
+	}
+	return t.enterPlain(ctx, op)
+}
+
 // leave ends a use of the transaction.
 func (t *Tx) leave(cancel context.CancelFunc) {
 	st := t.statement(cancel, "", nil)
@@ -192,7 +212,7 @@ func (t *Tx) leave(cancel context.CancelFunc) {
 
 // Query runs sql and returns its rows. Close them before the next statement.
 func (t *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	ctx, cancel, err := t.enterPlain(ctx, opQuery)
+	ctx, cancel, err := t.enterStatement(ctx, opQuery, sql)
 	if err != nil {
 		return failedRows(err), err
 	}
@@ -203,7 +223,7 @@ func (t *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, erro
 // QueryRow runs sql and returns its first row. Scan it before the next
 // statement.
 func (t *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	ctx, cancel, err := t.enterPlain(ctx, opQuery)
+	ctx, cancel, err := t.enterStatement(ctx, opQuery, sql)
 	if err != nil {
 		return failedRow(err)
 	}
@@ -214,7 +234,7 @@ func (t *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 // Exec runs sql.
 func (t *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	ctx, cancel, err := t.enterPlain(ctx, opExec)
+	ctx, cancel, err := t.enterStatement(ctx, opExec, sql)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -226,12 +246,15 @@ func (t *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandT
 // call.
 func (t *Tx) Run(ctx context.Context, call *providers.Call) error {
 	if len(call.Scope) == 0 {
-		ctx, cancel, err := t.enterPlain(ctx, call.Kind.String())
+		ctx, cancel, err := t.enterStatement(ctx, call.Kind.String(), call.SQL)
 		if err != nil {
 			return err
 		}
 		st := t.statement(cancel, call.SQL, call.Args)
 		return t.root.pool.run(ctx, &st, t.root.rows.next, call, nil)
+	}
+	if r := t.root; len(r.confined) > 0 && r.pool.endsScope(call.SQL) {
+		return errEndsScope
 	}
 	ctx, cancel, err := t.enter(ctx, call.Kind.String())
 	if err != nil {
@@ -243,12 +266,15 @@ func (t *Tx) Run(ctx context.Context, call *providers.Call) error {
 
 // SendBatch sends every statement of b in one flush.
 func (t *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if _, err := t.root.pool.confinedBatch(b, t.root.confined); err != nil {
+		return pgx.FailedBatchResults(b, err)
+	}
 	ctx, cancel, err := t.enterPlain(ctx, opBatch)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
 	// The driver's transaction refuses a batch that begins one.
-	return t.root.pool.sendBatch(ctx, t.statement(cancel, "", nil), t.root.inner, b)
+	return t.root.pool.sendBatch(ctx, t.statement(cancel, "", nil), t.root.inner, b, b)
 }
 
 // CopyFrom loads rows by COPY.
@@ -263,7 +289,7 @@ func (t *Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []strin
 
 // Prepare makes a prepared statement under a name.
 func (t *Tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
-	ctx, cancel, err := t.enterPlain(ctx, "prepare")
+	ctx, cancel, err := t.enterStatement(ctx, "prepare", sql)
 	if err != nil {
 		return nil, err
 	}

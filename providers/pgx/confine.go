@@ -1,0 +1,230 @@
+package pgx
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+var (
+	errOtherScope = &notSentError{errors.New("pgkeel: the context belongs to another scope (tenant) than the transaction or " +
+		"connection, which stays in the one that it began in; begin another one for it")}
+	errEndsScope = &notSentError{errors.New("pgkeel: a statement that begins or ends a transaction would leave its scope " +
+		"(tenant); use Begin, RunTx, Commit and Rollback")}
+	errRawScope = errors.New("pgkeel: the pool is confined to scopes (tenants), which connections of the unwrapped pool " +
+		"keep by session state; that needs SessionReset other than ResetNever, and a profile other than ProfilePgBouncer")
+)
+
+// confined is what an operation of the pool is confined to; nothing without
+// [providers.Config.Scope]. An error means that it may not begin.
+func (p *Pool) confined(ctx context.Context) (providers.Scope, error) {
+	if p.cfg.Scope == nil {
+		return providers.Scope{}, nil
+	}
+	scope, err := p.cfg.Scope(ctx)
+	if err != nil && providers.OutcomeOf(err) != providers.OutcomeNotSent {
+		err = &notSentError{err}
+	}
+	return scope, err
+}
+
+// confine is confined for a statement, whose own settings come behind.
+func (p *Pool) confine(ctx context.Context, sql string, settings []providers.Setting) ([]providers.Setting, providers.Gate, error) {
+	if p.cfg.Scope == nil {
+		return settings, nil, nil
+	}
+	scope, err := p.confined(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(scope.Settings) > 0 && p.endsScope(sql) {
+		return nil, nil, errEndsScope
+	}
+	return joined(scope.Settings, settings), scope.Gate, nil
+}
+
+func joined(scope, settings []providers.Setting) []providers.Setting {
+	if len(settings) == 0 {
+		return slices.Clip(scope)
+	}
+	return slices.Concat(scope, settings)
+}
+
+// within refuses what does not belong to the scope that a transaction or a
+// connection began in.
+func (p *Pool) within(ctx context.Context, began []providers.Setting) error {
+	if p.cfg.Scope == nil {
+		return nil
+	}
+	scope, err := p.confined(ctx)
+	if err == nil && !slices.Equal(scope.Settings, began) {
+		err = errOtherScope
+	}
+	return err
+}
+
+// endsScope reports whether a statement begins or ends transactions, by which
+// what comes behind it would escape its scope.
+func (p *Pool) endsScope(sql string) bool { return p.classifier.classify(sql)&transactional != 0 }
+
+// enterGate admits an operation. The wait is part of the wait for a connection.
+func (p *Pool) enterGate(ctx context.Context, gate providers.Gate) error {
+	if gate == nil {
+		return nil
+	}
+	if p.acquireTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, p.acquireTimeout, errAcquireTimeout)
+		defer cancel()
+	}
+	err := gate.Enter(ctx)
+	if err != nil && providers.OutcomeOf(err) != providers.OutcomeNotSent {
+		err = &notSentError{err}
+	}
+	return err
+}
+
+func leaveGate(gate providers.Gate) {
+	if gate != nil {
+		gate.Leave()
+	}
+}
+
+// prepareRaw confines a connection that somebody takes from the unwrapped pool.
+// There is no statement yet that the settings could travel with, so the session
+// keeps them until it is reset at its return.
+func (p *Pool) prepareRaw(ctx context.Context, conn *pgx.Conn) (healthy bool, err error) {
+	w, ok := ctx.(*wait)
+	if !ok || w.lent || w.own {
+		return true, nil
+	}
+	scope, err := p.confined(w.caller)
+	if err != nil {
+		return true, err
+	}
+	s := sessionOf(conn)
+	s.raw, s.scope = true, scope.Settings
+	if len(scope.Settings) == 0 {
+		return true, nil
+	}
+	if !p.resets {
+		return true, &notSentError{errRawScope}
+	}
+	if err := p.confineSession(ctx, s, scope.Settings); err != nil {
+		return false, wrapPG(err) // closed rather than half confined
+	}
+	return true, nil
+}
+
+// confineSession makes settings for as long as the session is not reset, which
+// it is from now on at its return.
+func (p *Pool) confineSession(ctx context.Context, s *session, settings []providers.Setting) error {
+	s.dirt |= dirtState
+	sql, args := setConfigSQL(settings, nil, "false")
+	_, err := s.conn.Exec(ctx, sql, args...)
+	return err
+}
+
+// refusedContext makes the driver refuse a statement with an error of ours.
+type refusedContext struct {
+	context.Context //nolint:containedctx // it is a context
+	err             error
+}
+
+var closedChannel = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// Done is closed: the driver sends nothing.
+func (refusedContext) Done() <-chan struct{} { return closedChannel }
+
+// Err is the reason.
+func (c refusedContext) Err() error { return c.err }
+
+// keepRaw refuses a statement on a connection of the unwrapped pool whose context
+// belongs to another scope than the connection's. One that belongs to none is
+// the driver's own, or a library's: the session confines it.
+func (p *Pool) keepRaw(ctx context.Context, conn *pgx.Conn) context.Context {
+	if p.cfg.Scope == nil {
+		return ctx
+	}
+	s := sessionOf(conn)
+	if s == nil || !s.raw {
+		return ctx
+	}
+	if scope, err := p.cfg.Scope(ctx); err == nil && !slices.Equal(scope.Settings, s.scope) {
+		return refusedContext{ctx, errOtherScope}
+	}
+	return ctx
+}
+
+// beginConfined begins a transaction and its scope in one flush.
+func (p *Pool) beginConfined(ctx context.Context, s *session, opts pgx.TxOptions, scope []providers.Setting) (pgx.Tx, error) {
+	if len(scope) == 0 {
+		return s.conn.BeginTx(ctx, opts)
+	}
+	b := &pgx.Batch{}
+	b.BeginTx(opts)
+	sql, args := settingsSQL(scope, nil)
+	b.Queue(sql, args...)
+	before := s.dirt
+	results := s.conn.SendBatch(ctx, b)
+	s.dirt = before // the settings end with the transaction
+	tx := results.Tx()
+	err := results.Close()
+	if err == nil {
+		return tx, nil
+	}
+	if s.conn.PgConn().TxStatus() != 'I' {
+		undo, cancel := detached(ctx)
+		defer cancel()
+		if tx == nil || tx.Rollback(undo) != nil {
+			_ = s.conn.Close(ended()) // rolls back as well
+		}
+	}
+	return nil, err
+}
+
+// confinedBatch puts the settings of the scope in front of a batch's statements.
+func (p *Pool) confinedBatch(b *pgx.Batch, scope []providers.Setting) (*pgx.Batch, error) {
+	if len(scope) == 0 || b == nil {
+		return b, nil
+	}
+	queued := b.QueuedQueries
+	if beginsTx(b) {
+		queued = queued[1:] // its own BEGIN
+	}
+	for _, q := range queued {
+		if p.endsScope(q.SQL) {
+			return nil, errEndsScope
+		}
+	}
+	confined := *b
+	settings := &pgx.Batch{}
+	sql, args := settingsSQL(scope, nil)
+	settings.Queue(sql, args...)
+	at := len(b.QueuedQueries) - len(queued)
+	confined.QueuedQueries = slices.Insert(slices.Clone(b.QueuedQueries), at, settings.QueuedQueries...)
+	return &confined, nil
+}
+
+// inScope runs fn in a transaction of the scope, for what the settings cannot
+// travel with in one flush.
+func inScope[T any](ctx context.Context, on interface {
+	begin(ctx context.Context, opts providers.TxOptions) (*Tx, error)
+}, fn func(tx *Tx) (T, error),
+) (T, error) {
+	tx, err := on.begin(ctx, providers.TxOptions{})
+	if err != nil {
+		var none T
+		return none, err
+	}
+	defer func() { _ = tx.Rollback(ctx) }() // after a commit it does nothing
+	result, err := fn(tx)
+	if err == nil {
+		err = tx.Commit(ctx)
+	}
+	return result, err
+}
