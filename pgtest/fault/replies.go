@@ -34,8 +34,12 @@ func newReplies() *replies { return &replies{asked: point{ready: 1}} }
 func (r *replies) sent(kind byte, lose *Rule) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if lose != nil && r.lost == nil {
+	switch {
+	case lose == nil:
+	case r.lost == nil:
 		r.lost = &loss{from: r.reply(kind), rule: lose}
+	default:
+		lose.acted() // nothing is heard any more as it is
 	}
 	switch kind {
 	case 'Q', 'S', 'F':

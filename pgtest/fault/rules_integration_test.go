@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgkeel/pgkeel/pgtest"
 	"github.com/pgkeel/pgkeel/pgtest/fault"
@@ -101,6 +102,21 @@ func TestSwallowReplyOfAPipelinedStatement(t *testing.T) {
 	if n := rows(t, p); n != 1 {
 		t.Errorf("%d rows", n)
 	}
+}
+
+func TestSwallowReplyTwice(t *testing.T) {
+	first, second := fault.On(fault.SQL("select 1"), fault.SwallowReply), fault.On(fault.SQL("select 2"), fault.CutReply)
+	p := start(t, first, second)
+	defer p.Close()
+	conn := connect(t, p.DSN())
+	for _, sql := range []string{"select 1", "select 2"} {
+		conn.PgConn().Frontend().SendQuery(&pgproto3.Query{String: sql})
+	}
+	must(t, conn.PgConn().Frontend().Flush())
+	fires(t, first)
+	fires(t, second)
+	_, err := conn.PgConn().ReceiveMessage(within(t, soon))
+	waits(t, err)
 }
 
 func TestReplyToCopy(t *testing.T) {
