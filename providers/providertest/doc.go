@@ -33,6 +33,9 @@
 //	errors.go       the server's errors
 //	limits.go       contexts and the server's own limits
 //	scope.go        calls with settings
+//	confined.go     what a context is confined to, on every path
+//	operations.go   the paths
+//	gate.go         the gate of a scope
 //	transaction.go  transactions
 //	savepoint.go    transactions inside of them
 //	expiry.go       the end of a transaction's time

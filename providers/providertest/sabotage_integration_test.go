@@ -22,17 +22,20 @@ const sabotageEnv = "PGKEEL_SABOTAGE"
 
 // sabotages are faults of a provider, each with the test that must find it.
 var sabotages = map[string]struct {
-	finds string
-	pool  func(providers.Pool) providers.Pool
+	finds  string
+	pool   func(providers.Pool) providers.Pool
+	config func(*providers.Config)
 }{
-	"a scope that is dropped":      {"Scope/HoldsForTheCall", func(p providers.Pool) providers.Pool { return unscoped{p} }},
-	"a guess at what was sent":     {"Loss/Statement", func(p providers.Pool) providers.Pool { return guessing{p} }},
-	"a commit that never fails":    {"Transaction/CommitThatFails", func(p providers.Pool) providers.Pool { return optimist{p} }},
-	"a rollback that commits":      {"Transaction/CommitAndRollback", func(p providers.Pool) providers.Pool { return committing{p} }},
-	"a context that is not heeded": {"Limits/DeadContext", func(p providers.Pool) providers.Pool { return heedless{p} }},
-	"a close that works once":      {"Pool/Close", func(p providers.Pool) providers.Pool { return &closedOnce{Pool: p} }},
-	"statistics that do not count": {"Hooks/Stats", func(p providers.Pool) providers.Pool { return uncounted{p} }},
-	"the driver's own errors":      {"Errors/Fields", func(p providers.Pool) providers.Pool { return unmapped{p} }},
+	"a scope that is dropped":      {finds: "Scope/HoldsForTheCall", pool: func(p providers.Pool) providers.Pool { return unscoped{p} }},
+	"a guess at what was sent":     {finds: "Loss/Statement", pool: func(p providers.Pool) providers.Pool { return guessing{p} }},
+	"a commit that never fails":    {finds: "Transaction/CommitThatFails", pool: func(p providers.Pool) providers.Pool { return optimist{p} }},
+	"a rollback that commits":      {finds: "Transaction/CommitAndRollback", pool: func(p providers.Pool) providers.Pool { return committing{p} }},
+	"a context that is not heeded": {finds: "Limits/DeadContext", pool: func(p providers.Pool) providers.Pool { return heedless{p} }},
+	"a close that works once":      {finds: "Pool/Close", pool: func(p providers.Pool) providers.Pool { return &closedOnce{Pool: p} }},
+	"statistics that do not count": {finds: "Hooks/Stats", pool: func(p providers.Pool) providers.Pool { return uncounted{p} }},
+	"the driver's own errors":      {finds: "Errors/Fields", pool: func(p providers.Pool) providers.Pool { return unmapped{p} }},
+	"no scope for a context":       {finds: "Confined/NoScopeNothingSent", config: func(c *providers.Config) { c.Scope = nil }},
+	"a gate that nobody leaves":    {finds: "Gate/Balance", config: func(c *providers.Config) { c.Scope = neverLeft(c.Scope) }},
 }
 
 // A suite that has never failed proves nothing. (That the provider passes without
@@ -65,14 +68,18 @@ func TestSabotaged(t *testing.T) {
 	if name == "" {
 		return
 	}
-	providertest.Run(t, providertest.Target{Provider: saboteur{sabotages[name].pool}, DSN: pgtest.NewDB})
+	providertest.Run(t, providertest.Target{Provider: saboteur{sabotages[name].pool, sabotages[name].config}, DSN: pgtest.NewDB})
 }
 
 type saboteur struct {
 	tamper func(providers.Pool) providers.Pool
+	config func(*providers.Config)
 }
 
 func (s saboteur) Open(ctx context.Context, cfg providers.Config) (providers.Pool, error) {
+	if s.config != nil {
+		s.config(&cfg)
+	}
 	p, err := pgxprovider.Provider{}.Open(ctx, cfg)
 	if err != nil || s.tamper == nil {
 		return p, err
@@ -164,3 +171,21 @@ func (p unmapped) Exec(ctx context.Context, sql string, args ...any) (pgconn.Com
 	}
 	return tag, err
 }
+
+// neverLeft makes gates that are entered and never left.
+func neverLeft(scope providers.ScopeFunc) providers.ScopeFunc {
+	if scope == nil {
+		return nil
+	}
+	return func(ctx context.Context) (providers.Scope, error) {
+		s, err := scope(ctx)
+		if s.Gate != nil {
+			s.Gate = oneWay{s.Gate}
+		}
+		return s, err
+	}
+}
+
+type oneWay struct{ providers.Gate }
+
+func (oneWay) Leave() {}

@@ -41,6 +41,8 @@ func Run(t *testing.T, target Target) {
 		{"Errors", errorTests},
 		{"Limits", limitTests},
 		{"Scope", scopeTests},
+		{"Confined", confinedTests},
+		{"Gate", gateTests},
 		{"Transaction", transactionTests},
 		{"Savepoint", savepointTests},
 		{"Expiry", expiryTests},

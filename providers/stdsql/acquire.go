@@ -117,13 +117,24 @@ type attempt struct {
 	dialed bool
 }
 
-// borrow takes a connection for an operation.
-func (p *Pool) borrow(ctx context.Context, op string) (*lease, error) {
+// borrow takes a connection for an operation, through the gate of its scope if
+// there is one.
+func (p *Pool) borrow(ctx context.Context, op string, gate providers.Gate) (l *lease, err error) {
 	if p.closing.Load() {
 		return nil, providers.ErrPoolClosed
 	}
+	if gate != nil {
+		if err := p.enterGate(ctx, gate); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if l == nil { // else it leaves when the connection goes back
+				gate.Leave()
+			}
+		}()
+	}
 	ctx, f := p.startHook(ctx, providers.EventAcquire, "")
-	l, err := p.acquire(ctx, op)
+	l, err = p.acquire(ctx, op, gate)
 	if err == nil {
 		f.SetPID(l.pid)
 	}
@@ -131,7 +142,7 @@ func (p *Pool) borrow(ctx context.Context, op string) (*lease, error) {
 	return l, err
 }
 
-func (p *Pool) acquire(ctx context.Context, op string) (*lease, error) {
+func (p *Pool) acquire(ctx context.Context, op string, gate providers.Gate) (*lease, error) {
 	if ctx.Err() != nil {
 		return nil, notSent(ctx, "acquire", ctx.Err())
 	}
@@ -152,7 +163,7 @@ func (p *Pool) acquire(ctx context.Context, op string) (*lease, error) {
 		p.acquires.Add(1)
 	}
 	correlation, _ := providers.GetCorrelationID(ctx)
-	return p.lend(conn, op, correlation)
+	return p.lend(conn, op, correlation, gate)
 }
 
 // limitWait bounds a wait by the acquire timeout and by the pool's end.

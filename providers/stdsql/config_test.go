@@ -51,9 +51,12 @@ func TestEveryFieldHasAnEffectOrIsRefused(t *testing.T) {
 		"Hooks":                    func(c *providers.Config) { c.Hooks = &providers.HookManager{} },
 		"Logger":                   func(c *providers.Config) { c.Logger = slog.Default() },
 		"Pipelining":               func(c *providers.Config) { c.Pipelining = &providers.Pipelining{} },
+		"Scope": func(c *providers.Config) {
+			c.Scope = func(context.Context) (providers.Scope, error) { return providers.Scope{}, nil }
+		},
 	}
 	effective := []string{
-		"Pool.InitialSize", "Pool.MaxSize", "Pool.MaxLifetime", "Pool.MaxIdleTime", "AcquireTimeout", "PingTimeout", "SessionReset", "Hooks",
+		"Pool.InitialSize", "Pool.MaxSize", "Pool.MaxLifetime", "Pool.MaxIdleTime", "AcquireTimeout", "PingTimeout", "SessionReset", "Hooks", "Scope",
 	}
 	effectiveWhenMaking := []string{"DSN", "Pool.WarmupQueries", "ConnectTimeout", "StatementTimeout"}
 	for _, field := range configFields() {

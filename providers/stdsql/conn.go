@@ -15,6 +15,8 @@ import (
 type Conn struct {
 	lease *lease
 	use   use
+	// confined is the scope that it was taken in.
+	confined []providers.Setting
 
 	mu sync.Mutex
 	// tx is the transaction that is open on it.
@@ -51,12 +53,19 @@ func (c *Conn) openTx() *Tx {
 // statement begins a statement of the connection's. Inside a transaction that is
 // open on it, it is the transaction's as well.
 func (c *Conn) statement(ctx context.Context, op string, scope []providers.Setting, sql string, args []any) (statement, error) {
+	if err := c.lease.pool.stays(ctx, c.confined); err != nil {
+		return statement{}, err
+	}
 	if err := c.enter(); err != nil {
 		return statement{}, err
 	}
 	st := statement{lease: c.lease, use: &c.use, tx: c.openTx(), sql: sql, args: args}
+	if st.tx == nil {
+		st.confine(ctx, c.confined, scope)
+		return st, nil
+	}
 	var err error
-	if st.tx != nil && ctx.Err() == nil {
+	if ctx.Err() == nil {
 		if err = st.tx.settle(ctx, op, scope); err != nil {
 			st.end()
 		}
@@ -66,9 +75,6 @@ func (c *Conn) statement(ctx context.Context, op string, scope []providers.Setti
 
 // Query runs sql and returns its rows. Close them before the next statement.
 func (c *Conn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if providers.IsReadOnly(ctx) && c.openTx() == nil {
-		return queryDeclared(ctx, c, sql, args)
-	}
 	st, err := c.statement(ctx, opQuery, nil, sql, args)
 	if err != nil {
 		return failedRows(err), err
@@ -85,9 +91,6 @@ func (c *Conn) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 // Exec runs sql. Without arguments it may hold several statements.
 func (c *Conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if providers.IsReadOnly(ctx) && c.openTx() == nil {
-		return execDeclared(ctx, c, sql, args)
-	}
 	st, err := c.statement(ctx, opExec, nil, sql, args)
 	if err != nil {
 		return pgconn.CommandTag{}, err
@@ -97,9 +100,6 @@ func (c *Conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 
 // Run executes a call with its scope.
 func (c *Conn) Run(ctx context.Context, call *providers.Call) error {
-	if c.openTx() == nil {
-		call.Scope = declared(ctx, call.Scope)
-	}
 	st, err := c.statement(ctx, call.Kind.String(), call.Scope, call.SQL, call.Args)
 	if err != nil {
 		return err
@@ -113,11 +113,14 @@ func (c *Conn) Begin(ctx context.Context, opts providers.TxOptions) (providers.T
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
+	if err := c.lease.pool.stays(ctx, c.confined); err != nil {
+		return nil, err
+	}
 	if err := c.enter(); err != nil {
 		return nil, err
 	}
 	defer c.use.leave()
-	t, err := c.lease.pool.begin(ctx, c.lease, c, opts)
+	t, err := c.lease.pool.begin(ctx, c.lease, c, c.confined, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +134,7 @@ func (c *Conn) setTx(t *Tx) {
 	c.mu.Unlock()
 }
 
-// Ping makes one round trip.
+// Ping makes one round trip, in no scope.
 func (c *Conn) Ping(ctx context.Context) error {
 	if err := c.enter(); err != nil {
 		return err

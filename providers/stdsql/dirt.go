@@ -55,7 +55,7 @@ func classify(sql string) dirt {
 	return d
 }
 
-// commandOf is the first word of a statement, as a command tag has it.
+// commandOf is// commandOf is the first word of a statement, as a command tag has it.
 func commandOf(sql string) string {
 	m := firstWord.FindStringSubmatch(sql)
 	if m == nil {

@@ -30,6 +30,8 @@
 //     That of a query counts the rows that were read.
 //   - What a *sql.DB of yours does by itself is not seen: hooks, statistics and
 //     Close are about what goes through the provider. Close leaves it open.
+//   - What runs in a scope of [providers.Config] is one statement at a time. A
+//     *sql.DB of yours is confined where it is used through the provider only.
 //   - An option of the configuration that would have no effect is an error.
 //
 // # Concurrency
@@ -51,6 +53,8 @@
 //	rows.go         results
 //	text.go         a driver's values in PostgreSQL's text form
 //	scope.go        settings that hold for one call
+//	confine.go      the scope that a context is confined to
+//	control.go      statements that begin and end transactions
 //	dirt.go         what a statement leaves in its session
 //	conn.go         an acquired connection
 //	transaction.go  transactions

@@ -35,6 +35,8 @@ type lease struct {
 	op          string
 	since       time.Time
 	correlation string
+	// gate is what it was taken through. Optional.
+	gate providers.Gate
 	// generation is the pool's when the connection was taken.
 	generation int64
 
@@ -55,8 +57,10 @@ type lease struct {
 }
 
 // lend makes a lease of a connection, whose place in the pool it takes over.
-func (p *Pool) lend(conn *sql.Conn, op, correlation string) (*lease, error) {
-	l := &lease{pool: p, conn: conn, op: op, correlation: correlation, since: time.Now(), generation: p.generation.Load()}
+func (p *Pool) lend(conn *sql.Conn, op, correlation string, gate providers.Gate) (*lease, error) {
+	l := &lease{
+		pool: p, conn: conn, op: op, correlation: correlation, gate: gate, since: time.Now(), generation: p.generation.Load(),
+	}
 	l.life, l.endLife = context.WithCancelCause(context.Background())
 	err := conn.Raw(func(dc any) error {
 		l.pid, l.native = about(dc)
@@ -128,6 +132,9 @@ func (l *lease) giveBack() {
 	}
 	p.leasesMu.Unlock()
 	p.waiting.free()
+	if l.gate != nil {
+		l.gate.Leave()
+	}
 }
 
 // isDirty reports whether the session must not reach the next borrower.

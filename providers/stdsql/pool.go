@@ -74,24 +74,40 @@ func (p *Pool) setSize(n int) {
 // bounded by ctx and by AcquireTimeout; a [*providers.ExhaustedError] says that
 // all were in use, a [*providers.UnreachableError] that none could be made.
 func (p *Pool) Acquire(ctx context.Context) (providers.Conn, error) {
-	l, err := p.borrow(ctx, opConn)
+	scope, err := p.confine(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{lease: l}, nil
+	l, err := p.borrow(ctx, opConn, scope.Gate)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{lease: l, confined: scope.Settings}, nil
+}
+
+// statement takes a connection for one statement with its scope.
+func (p *Pool) statement(ctx context.Context, op string, scope []providers.Setting, sql string, args []any) (statement, error) {
+	confined, err := p.confine(ctx)
+	if err != nil {
+		return statement{}, err
+	}
+	l, err := p.borrow(ctx, op, confined.Gate)
+	if err != nil {
+		return statement{}, err
+	}
+	st := statement{lease: l, owned: true, sql: sql, args: args}
+	st.confine(ctx, confined.Settings, scope)
+	return st, nil
 }
 
 // Query runs sql on a connection that comes back when the rows are closed or
 // read to their end.
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if providers.IsReadOnly(ctx) {
-		return queryDeclared(ctx, p, sql, args)
-	}
-	l, err := p.borrow(ctx, opQuery)
+	st, err := p.statement(ctx, opQuery, nil, sql, args)
 	if err != nil {
 		return failedRows(err), err
 	}
-	return p.query(ctx, statement{lease: l, owned: true, sql: sql, args: args})
+	return p.query(ctx, st)
 }
 
 // QueryRow runs sql on a connection that comes back when the row is scanned.
@@ -102,24 +118,20 @@ func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 // Exec runs sql. Without arguments it may hold several statements.
 func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if providers.IsReadOnly(ctx) {
-		return execDeclared(ctx, p, sql, args)
-	}
-	l, err := p.borrow(ctx, opExec)
+	st, err := p.statement(ctx, opExec, nil, sql, args)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	return p.exec(ctx, statement{lease: l, owned: true, sql: sql, args: args})
+	return p.exec(ctx, st)
 }
 
 // Run executes a call with its scope.
 func (p *Pool) Run(ctx context.Context, call *providers.Call) error {
-	call.Scope = declared(ctx, call.Scope)
-	l, err := p.borrow(ctx, call.Kind.String())
+	st, err := p.statement(ctx, call.Kind.String(), call.Scope, call.SQL, call.Args)
 	if err != nil {
 		return err
 	}
-	return p.run(ctx, statement{lease: l, owned: true, sql: call.SQL, args: call.Args}, call)
+	return p.run(ctx, st, call)
 }
 
 // Begin starts a transaction on a connection of its own.
@@ -127,20 +139,25 @@ func (p *Pool) Begin(ctx context.Context, opts providers.TxOptions) (providers.T
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	l, err := p.borrow(ctx, opTx)
+	scope, err := p.confine(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t, err := p.begin(ctx, l, nil, opts)
+	l, err := p.borrow(ctx, opTx, scope.Gate)
+	if err != nil {
+		return nil, err
+	}
+	t, err := p.begin(ctx, l, nil, scope.Settings, opts)
 	if err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-// Ping acquires a connection and makes one round trip on it.
+// Ping acquires a connection and makes one round trip on it. It reaches no data
+// and needs no scope.
 func (p *Pool) Ping(ctx context.Context) error {
-	l, err := p.borrow(ctx, opPing)
+	l, err := p.borrow(ctx, opPing, nil)
 	if err != nil {
 		return err
 	}

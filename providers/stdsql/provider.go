@@ -84,7 +84,7 @@ func (p *Pool) warmedUp(ctx context.Context) (*Pool, error) {
 	results := make(chan result, n)
 	for range n {
 		go func() {
-			l, err := p.borrow(ctx, opWarmUp)
+			l, err := p.borrow(ctx, opWarmUp, nil)
 			results <- result{l, err}
 		}()
 	}

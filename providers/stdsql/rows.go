@@ -24,8 +24,7 @@ type rows struct {
 	firing   *providers.Firing
 	inner    *sql.Rows
 	prepared *sql.Stmt
-	// scope is that of a call; the rows then end its transaction.
-	scope   []providers.Setting
+	// inScope says that the rows end the transaction of the statement's scope.
 	inScope bool
 
 	types  *pgtype.Map
@@ -72,8 +71,8 @@ func (r *rows) send() error {
 	if err := r.st.ready(r.ctx, opQuery); err != nil {
 		return err
 	}
-	if len(r.scope) > 0 && r.st.tx == nil {
-		if err := r.st.openScope(r.ctx, r.scope); err != nil {
+	if len(r.st.scope) > 0 {
+		if err := r.st.openScope(r.ctx); err != nil {
 			return err
 		}
 		r.inScope = true
@@ -95,7 +94,7 @@ func (r *rows) ask() (err error) {
 	var bound context.Context
 	bound, r.unbind = r.st.lease.bound(r.ctx)
 	conn := r.st.lease.conn
-	if !r.st.lease.native && len(r.st.args) == 0 && isSeveral(r.st.sql) {
+	if (!r.st.lease.native || r.st.single) && len(r.st.args) == 0 && isSeveral(r.st.sql) {
 		// Without arguments a driver would let the server run all of them, and
 		// show the first result only.
 		if r.prepared, err = conn.PrepareContext(bound, r.st.sql); err != nil {
@@ -297,7 +296,7 @@ func (r *rows) finish(err error) {
 		r.st.lease.pool.types.Put(r.types)
 	}
 	// The object may outlive the query by long: keep no more than its errors.
-	r.ctx, r.unbind, r.firing, r.inner, r.prepared, r.types, r.scope, r.st = nil, nil, nil, nil, nil, nil, nil, statement{}
+	r.ctx, r.unbind, r.firing, r.inner, r.prepared, r.types, r.st = nil, nil, nil, nil, nil, nil, statement{}
 	r.values, r.dest, r.raw = nil, nil, nil
 }
 

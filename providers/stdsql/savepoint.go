@@ -22,7 +22,7 @@ func (t *Tx) Savepoint(ctx context.Context, name string) (providers.Tx, error) {
 	if len(name) > maxIdentifier || strings.ContainsRune(name, 0) || !utf8.ValidString(name) {
 		return nil, refused(fmt.Errorf("pgkeel: savepoint name of %d bytes: at most %d of UTF-8, without NUL", len(name), maxIdentifier))
 	}
-	ctx, cancel, err := t.enter(ctx, "savepoint")
+	ctx, cancel, err := t.enterIn(ctx, "savepoint")
 	if err != nil {
 		return nil, err
 	}

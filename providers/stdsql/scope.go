@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
@@ -29,28 +28,10 @@ func declared(ctx context.Context, scope []providers.Setting) []providers.Settin
 	return append(slices.Clip(scope), providers.Setting{Name: setting, Value: "on"})
 }
 
-// queryDeclared and execDeclared run a statement that is declared to only read.
-func queryDeclared(ctx context.Context, on providers.Runner, sql string, args []any) (pgx.Rows, error) {
-	call := &providers.Call{Kind: providers.CallQuery, SQL: sql, Args: args}
-	err := on.Run(ctx, call)
-	if call.Rows == nil {
-		call.Rows = failedRows(err)
-	}
-	return call.Rows, err
-}
-
-func execDeclared(ctx context.Context, on providers.Runner, sql string, args []any) (pgconn.CommandTag, error) {
-	call := &providers.Call{Kind: providers.CallExec, SQL: sql, Args: args}
-	err := on.Run(ctx, call)
-	return call.Tag, err
-}
-
 // execInScope runs a statement without rows in a transaction whose settings come
-// first.
-func (st *statement) execInScope(ctx context.Context, scope []providers.Setting) (tag pgconn.CommandTag, err error) {
-	if st.tx != nil { // which has made the settings
-		return st.exec(ctx)
-	}
+// first, so that a setting that fails takes the statement with it, and the end of
+// the transaction undoes them.
+func (st *statement) execInScope(ctx context.Context) (tag pgconn.CommandTag, err error) {
 	ctx, f := st.lease.pool.startHook(ctx, providers.EventExec, st.sql)
 	f.SetPID(st.lease.pid)
 	err = errPanicked
@@ -58,7 +39,7 @@ func (st *statement) execInScope(ctx context.Context, scope []providers.Setting)
 	if err = st.ready(ctx, opExec); err != nil {
 		return tag, err
 	}
-	if err = st.openScope(ctx, scope); err != nil {
+	if err = st.openScope(ctx); err != nil {
 		return tag, err
 	}
 	tag, err = st.send(ctx)
@@ -67,7 +48,7 @@ func (st *statement) execInScope(ctx context.Context, scope []providers.Setting)
 }
 
 // openScope begins a transaction with settings of its own.
-func (st *statement) openScope(ctx context.Context, scope []providers.Setting) error {
+func (st *statement) openScope(ctx context.Context) error {
 	l := st.lease
 	if l.begunInSQL() { // the scope's end would be its end
 		return refused(errSQLTx)
@@ -75,8 +56,7 @@ func (st *statement) openScope(ctx context.Context, scope []providers.Setting) e
 	l.inTx.Store(true) // whatever happens from here, until its end is known
 	err := l.control(ctx, "begin")
 	if err == nil {
-		sql, args := settingsSQL(scope, nil)
-		err = l.control(ctx, sql, args...)
+		err = l.set(ctx, st.scope, nil)
 	}
 	if err != nil {
 		return st.closeScope(ctx, "scope", l.fault(ctx, "scope", err))
@@ -125,6 +105,12 @@ func undone(err error) error {
 	return &outcomeError{err, providers.OutcomeRolledBack}
 }
 
+// set makes settings in a statement of their own.
+func (l *lease) set(ctx context.Context, scope []providers.Setting, stale []string) error {
+	sql, args := settingsSQL(scope, stale)
+	return l.control(ctx, sql, args...)
+}
+
 // settingsSQL is the statement that makes the settings, all in one. Names and
 // values are arguments: whatever they contain, they stay data. A NULL sets a
 // parameter to its default.
@@ -148,24 +134,25 @@ func settingsSQL(scope []providers.Setting, stale []string) (string, []any) {
 	return b.String(), args
 }
 
-// settle has the transaction's settings be those of scope: settings of an
-// earlier call that are not in it go back to their defaults.
+// settle has the transaction's settings be those that it is confined to and those
+// of scope: settings of an earlier call that are not among them go back to their
+// defaults.
 func (t *Tx) settle(ctx context.Context, op string, scope []providers.Setting) error {
 	r := t.root
-	stale := staleSettings(r.applied, scope)
-	if r.tainted { // a ROLLBACK TO of the application's own can bring back any of them
-		stale = staleSettings(r.touched, scope)
-	}
-	if len(stale) == 0 && len(scope) == 0 {
+	if len(scope) == 0 && r.isSettled() {
 		return nil
 	}
-	sql, args := settingsSQL(scope, stale)
+	want := slices.Concat(r.confined, scope)
+	stale := staleSettings(r.applied, want)
+	if r.tainted { // a ROLLBACK TO of the application's own can bring back any of them
+		stale = staleSettings(r.touched, want)
+	}
 	for _, s := range scope {
 		if !slices.Contains(r.touched, s) {
 			r.touched = append(r.touched, s)
 		}
 	}
-	if err := r.lease.control(ctx, sql, args...); err != nil {
+	if err := r.lease.set(ctx, want, stale); err != nil {
 		wasTainted := r.tainted
 		r.tainted = true
 		err = r.lease.fault(ctx, op, err)
@@ -174,8 +161,14 @@ func (t *Tx) settle(ctx context.Context, op string, scope []providers.Setting) e
 		}
 		return err
 	}
-	r.applied = slices.Clone(scope)
+	r.applied = want
 	return nil
+}
+
+// isSettled reports whether the settings in force are just those that the
+// transaction is confined to.
+func (t *Tx) isSettled() bool {
+	return slices.Equal(t.applied, t.confined) && (!t.tainted || len(t.touched) == 0)
 }
 
 // staleSettings names those that were applied and are not in scope.

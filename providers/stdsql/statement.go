@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,10 +26,19 @@ type statement struct {
 	tx *Tx
 	// cancel frees the statement's context at its end. Optional.
 	cancel context.CancelFunc
+	// scope are settings that it runs in a transaction of its own for.
+	scope []providers.Setting
 	// single says that the text must not hold several statements.
 	single bool
 	sql    string
 	args   []any
+}
+
+// confine gives a statement that is no transaction's its scope: what it is
+// confined to, what its call asks for, and what the context declares.
+func (st *statement) confine(ctx context.Context, confined, scope []providers.Setting) {
+	st.scope = declared(ctx, slices.Concat(confined, scope))
+	st.single = len(st.scope) > 0
 }
 
 // end gives back what the statement occupied.
@@ -58,6 +68,9 @@ func (st *statement) ready(ctx context.Context, op string) error {
 	if err := st.prepareArgs(ctx); err != nil {
 		return err
 	}
+	if err := st.keepScope(); err != nil {
+		return err
+	}
 	st.lease.soil(st.sql)
 	return nil
 }
@@ -72,6 +85,9 @@ func (st *statement) failed() {
 // exec runs a statement without rows and ends it.
 func (p *Pool) exec(ctx context.Context, st statement) (pgconn.CommandTag, error) {
 	defer st.end()
+	if len(st.scope) > 0 {
+		return st.execInScope(ctx)
+	}
 	return st.exec(ctx)
 }
 
@@ -153,25 +169,14 @@ func (p *Pool) query(ctx context.Context, st statement) (pgx.Rows, error) {
 	return r.open()
 }
 
-// run executes a call. Without a scope it is an ordinary statement. With one it
-// runs in a transaction whose settings come first, so that a setting that fails
-// takes the statement with it, and the end of the transaction undoes them.
+// run executes a call.
 func (p *Pool) run(ctx context.Context, st statement, call *providers.Call) (err error) {
-	if len(call.Scope) > 0 {
-		st.single = true
-	}
-	if call.Kind == providers.CallQuery { // the rows end the statement
-		r := newRows(ctx, st)
-		r.scope = call.Scope
-		call.Rows, err = r.open()
+	st.single = st.single || len(call.Scope) > 0
+	if call.Kind == providers.CallQuery {
+		call.Rows, err = p.query(ctx, st) // the rows end the statement
 		return err
 	}
-	defer st.end()
-	if len(call.Scope) == 0 {
-		call.Tag, err = st.exec(ctx)
-		return err
-	}
-	call.Tag, err = st.execInScope(ctx, call.Scope)
+	call.Tag, err = p.exec(ctx, st)
 	return err
 }
 

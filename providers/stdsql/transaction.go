@@ -50,8 +50,10 @@ type Tx struct {
 	open []*Tx
 	// poisons counts the savepoints that could not be undone.
 	poisons atomic.Int32
-	// applied are the settings that a call left behind in the transaction,
-	// touched all that ever were.
+	// confined is the scope that the transaction began in.
+	confined []providers.Setting
+	// applied are the settings in force: those, and what a call left behind.
+	// touched are all that calls ever made.
 	applied, touched []providers.Setting
 	// tainted says that something failed, so that the server may have failed
 	// the transaction. database/sql does not tell; the server does when asked.
@@ -72,10 +74,10 @@ var _ providers.Tx = (*Tx)(nil)
 
 // begin starts a transaction on a borrowed connection, which borrower keeps, or
 // which goes back with the transaction if there is none.
-func (p *Pool) begin(ctx context.Context, l *lease, borrower *Conn, opts providers.TxOptions) (*Tx, error) {
+func (p *Pool) begin(ctx context.Context, l *lease, borrower *Conn, confined []providers.Setting, opts providers.TxOptions) (*Tx, error) {
 	ctx, f := p.startHook(ctx, providers.EventBegin, "")
 	f.SetPID(l.pid)
-	err := l.beginTx(ctx, opts)
+	err := l.beginTx(ctx, confined, opts)
 	f.End(0, err)
 	if err != nil {
 		if borrower == nil {
@@ -83,7 +85,7 @@ func (p *Pool) begin(ctx context.Context, l *lease, borrower *Conn, opts provide
 		}
 		return nil, err
 	}
-	t := &Tx{pool: p, lease: l, borrower: borrower}
+	t := &Tx{pool: p, lease: l, borrower: borrower, confined: confined, applied: confined}
 	t.root, t.use = t, &t.ownUse
 	if borrower != nil {
 		t.use = &borrower.use
@@ -94,7 +96,7 @@ func (p *Pool) begin(ctx context.Context, l *lease, borrower *Conn, opts provide
 	return t, nil
 }
 
-func (l *lease) beginTx(ctx context.Context, opts providers.TxOptions) error {
+func (l *lease) beginTx(ctx context.Context, confined []providers.Setting, opts providers.TxOptions) error {
 	var err error
 	switch {
 	case l.inTx.Load(): // BEGIN inside a transaction only makes the server warn
@@ -105,7 +107,11 @@ func (l *lease) beginTx(ctx context.Context, opts providers.TxOptions) error {
 		err = notSent(ctx, "begin", ctx.Err())
 	default:
 		l.inTx.Store(true)
-		if err = l.fault(ctx, "begin", l.control(ctx, beginSQL(opts))); err != nil {
+		err = l.control(ctx, beginSQL(opts))
+		if err == nil && len(confined) > 0 {
+			err = l.set(ctx, confined, nil)
+		}
+		if err = l.fault(ctx, "begin", err); err != nil {
 			l.undo(ctx)
 		}
 	}
@@ -161,15 +167,23 @@ func (t *Tx) statement(cancel context.CancelFunc, sql string, args []any) statem
 	return statement{lease: t.root.lease, use: t.root.use, tx: t, cancel: cancel, sql: sql, args: args}
 }
 
-// enterPlain begins a use for a statement that has no scope.
-func (t *Tx) enterPlain(ctx context.Context, op, sql string, args []any) (context.Context, statement, error) {
-	ctx, cancel, err := t.enter(ctx, op)
+// enterIn begins a use by a context, which must be of the transaction's scope.
+func (t *Tx) enterIn(ctx context.Context, op string) (context.Context, context.CancelFunc, error) {
+	if err := t.root.pool.stays(ctx, t.root.confined); err != nil {
+		return ctx, nil, err
+	}
+	return t.enter(ctx, op)
+}
+
+// enterScope begins a use for a statement, and makes its settings.
+func (t *Tx) enterScope(ctx context.Context, op string, scope []providers.Setting, sql string, args []any) (context.Context, statement, error) {
+	ctx, cancel, err := t.enterIn(ctx, op)
 	if err != nil {
 		return ctx, statement{}, err
 	}
 	st := t.statement(cancel, sql, args)
 	if ctx.Err() == nil {
-		err = t.settle(ctx, op, nil)
+		err = t.settle(ctx, op, scope)
 	}
 	if err != nil {
 		st.end()
@@ -179,7 +193,7 @@ func (t *Tx) enterPlain(ctx context.Context, op, sql string, args []any) (contex
 
 // Query runs sql and returns its rows. Close them before the next statement.
 func (t *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	ctx, st, err := t.enterPlain(ctx, opQuery, sql, args)
+	ctx, st, err := t.enterScope(ctx, opQuery, nil, sql, args)
 	if err != nil {
 		return failedRows(err), err
 	}
@@ -195,7 +209,7 @@ func (t *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 // Exec runs sql. Without arguments it may hold several statements.
 func (t *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	ctx, st, err := t.enterPlain(ctx, opExec, sql, args)
+	ctx, st, err := t.enterScope(ctx, opExec, nil, sql, args)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -205,16 +219,9 @@ func (t *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandT
 // Run executes a call with its scope, which holds until the transaction's next
 // call.
 func (t *Tx) Run(ctx context.Context, call *providers.Call) error {
-	ctx, cancel, err := t.enter(ctx, call.Kind.String())
+	ctx, st, err := t.enterScope(ctx, call.Kind.String(), call.Scope, call.SQL, call.Args)
 	if err != nil {
 		return err
-	}
-	st := t.statement(cancel, call.SQL, call.Args)
-	if ctx.Err() == nil {
-		if err := t.settle(ctx, call.Kind.String(), call.Scope); err != nil {
-			st.end()
-			return err
-		}
 	}
 	return t.root.pool.run(ctx, st, call)
 }
@@ -251,14 +258,14 @@ func (t *Tx) Commit(ctx context.Context) error {
 // belonged to the last call would apply to COMMIT as well, so it ends.
 func (t *Tx) probe(ctx context.Context) error {
 	var limits []string
-	for _, s := range t.applied {
+	for _, s := range t.applied[len(t.confined):] {
 		if name := strings.ToLower(s.Name); name == "statement_timeout" || name == "lock_timeout" {
 			limits = append(limits, name)
 		}
 	}
 	sql, args := "select 1", []any(nil)
 	if len(limits) > 0 {
-		sql, args = settingsSQL(nil, limits)
+		sql, args = settingsSQL(t.confined, limits)
 	} else if !t.tainted {
 		return nil
 	}

@@ -1,0 +1,79 @@
+package stdsql
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+var (
+	errOtherScope = refused(errors.New("pgkeel: the context belongs to another scope (tenant) than the transaction or connection, " +
+		"which stays in the one that it began in; begin another one for it"))
+	errEndsScope = refused(errors.New("pgkeel: a statement that begins or ends a transaction would leave its scope (tenant); " +
+		"use Begin, Commit and Rollback"))
+)
+
+// confine asks what an operation is confined to. An error means that it may not
+// begin.
+func (p *Pool) confine(ctx context.Context) (providers.Scope, error) {
+	if p.cfg.Scope == nil {
+		return providers.Scope{}, nil
+	}
+	scope, err := p.cfg.Scope(ctx)
+	return scope, unsent(err)
+}
+
+// stays refuses a context of another scope than the one that a transaction or a
+// connection began in.
+func (p *Pool) stays(ctx context.Context, began []providers.Setting) error {
+	scope, err := p.confine(ctx)
+	if err == nil && !slices.Equal(scope.Settings, began) {
+		return errOtherScope
+	}
+	return err
+}
+
+// keepScope refuses a statement by which what comes behind it would leave its
+// scope. One of several could do so as well; they have to be a single one.
+func (st *statement) keepScope() error {
+	if st.lease.pool.cfg.Scope == nil {
+		return nil
+	}
+	if controlsTx(st.sql) {
+		return errEndsScope
+	}
+	st.single = st.single || st.tx != nil && len(st.tx.root.confined) > 0 && mayEndTx(st.sql)
+	return nil
+}
+
+// unsent has an error of code that is not the provider's say that nothing was
+// sent.
+func unsent(err error) error {
+	if err == nil || providers.OutcomeOf(err) == providers.OutcomeNotSent {
+		return err
+	}
+	return refused(err)
+}
+
+// enterGate waits for a gate's admission, within the limits of the wait for a
+// connection.
+func (p *Pool) enterGate(ctx context.Context, gate providers.Gate) error {
+	if ctx.Err() != nil {
+		return notSent(ctx, "acquire", ctx.Err())
+	}
+	limited, stop := p.limitWait(ctx)
+	defer stop()
+	err := gate.Enter(limited)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return notSent(ctx, "acquire", err)
+	case errors.Is(context.Cause(limited), providers.ErrPoolClosed):
+		return providers.ErrPoolClosed
+	default:
+		return unsent(err)
+	}
+}
