@@ -56,7 +56,9 @@ func UserSetting(name string) Option {
 
 // Role has the operations of tenants done by this role of the database, such as
 // "app_user", of which the connecting role has to be a member. So the pool can
-// connect as a role that may do more, for what is done under [Bypass].
+// connect as a role that may do more, for what is done under [Bypass]. Like the
+// tenant it is a setting: SQL that an attacker could write himself may undo it,
+// by RESET ROLE.
 func Role(name string) Option {
 	return option(func(c *confinement) {
 		c.fault(c.role != "" || c.roleOf != nil, "Role", "there is a Role or RoleFunc already; give one")

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgkeel/pgkeel/providers"
 )
 
@@ -41,8 +43,8 @@ type MigrateOptions struct {
 	FuncName string
 	// Tenants are those to migrate. Default: all.
 	Tenants []string
-	// Parallel is how many schemas are migrated at a time, each on a connection.
-	// Default: 4.
+	// Parallel is how many schemas are migrated at a time, each on a connection, so
+	// never more than the pool has. Default: 4.
 	Parallel int
 	// StopOnError begins no other schema after one has failed. Default: the
 	// others are migrated.
@@ -195,11 +197,23 @@ func fileSteps(files fs.FS) ([]step, error) {
 		sum := sha256.Sum256(text)
 		sql := string(text)
 		steps[i] = step{name, hex.EncodeToString(sum[:]), func(ctx context.Context, tx providers.Querier, _ TenantSchema) error {
-			_, err := tx.Exec(ctx, sql) // without arguments it may be many statements
-			return err
+			return execScript(ctx, tx, sql)
 		}}
 	}
 	return steps, nil
+}
+
+// execScript runs any number of statements. PostgreSQL takes more than one only by
+// themselves, without the settings of a handle's layers (what is left of a
+// deadline), so it goes around these.
+func execScript(ctx context.Context, tx providers.Querier, sql string) error {
+	if u, ok := tx.(interface{ Unwrap() pgx.Tx }); ok {
+		if unwrapped := u.Unwrap(); unwrapped != nil {
+			tx = unwrapped
+		}
+	}
+	_, err := tx.Exec(ctx, sql)
+	return err
 }
 
 // pending returns the schemas in which a step was not applied as it is now.
@@ -282,7 +296,7 @@ type migration struct {
 
 func (r *migration) run(ctx context.Context) (MigrateReport, error) {
 	var workers sync.WaitGroup
-	for range min(cmp.Or(r.options.Parallel, DefaultMigrateParallel), len(r.todo)) {
+	for range min(r.parallel(), len(r.todo)) {
 		workers.Go(func() {
 			for t, ok := r.take(ctx); ok; t, ok = r.take(ctx) {
 				r.done(t, r.migrate(ctx, t))
@@ -298,6 +312,18 @@ func (r *migration) run(ctx context.Context) (MigrateReport, error) {
 		err.Err = ctx.Err()
 	}
 	return r.report, err
+}
+
+// parallel keeps workers from waiting for each other's connections, for longer
+// than the pool lets anybody wait.
+func (r *migration) parallel() int {
+	n := cmp.Or(r.options.Parallel, DefaultMigrateParallel)
+	if pool, ok := r.schemas.db.(interface{ Stats() providers.PoolStats }); ok {
+		if most := int(pool.Stats().MaxSize); most > 0 {
+			n = min(n, most)
+		}
+	}
+	return n
 }
 
 // take returns the next schema.

@@ -1,6 +1,7 @@
 package tenancy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -183,6 +184,28 @@ func TestMigrateTwiceAtTheSameTime(t *testing.T) {
 	}
 	both.Wait()
 	if n := value[int](bypass(t), t, pool, `select count(*)::int from pgkeel.migrations`); n != 80 {
+		t.Errorf("%d files are noted", n)
+	}
+}
+
+// More at a time than the pool has connections would wait for these.
+func TestMigrateKnowsTheSizeOfThePool(t *testing.T) {
+	s, pool, a := administered(t) // of 8
+	for given, want := range map[int]int{0: DefaultMigrateParallel, 3: 3, 100: 8} {
+		r := migration{schemas: a, options: MigrateOptions{Parallel: given}}
+		if got := r.parallel(); got != want {
+			t.Errorf("%d instead of %d", got, want)
+		}
+		r.schemas = &Schemas{db: s.admin} // which does not tell
+		if got := r.parallel(); got != cmp.Or(given, DefaultMigrateParallel) {
+			t.Errorf("%d without statistics", got)
+		}
+	}
+	addTenants(t, s, a, 3)
+	if report, err := a.Migrate(t.Context(), MigrateOptions{FS: files("1.sql", usersSQL), Parallel: 100}); err != nil || report.Migrated != 3 {
+		t.Errorf("%+v %v", report, err)
+	}
+	if n := value[int](bypass(t), t, pool, `select count(*)::int from pgkeel.migrations`); n != 3 {
 		t.Errorf("%d files are noted", n)
 	}
 }

@@ -34,6 +34,10 @@ const (
 // and one in the DSN is an error; behind PgBouncer, which refuses such
 // parameters, statements are not prepared ahead, and it is not needed.
 //
+// A server process remembers every table that it has met, at some 10 kB for one
+// with an index, until its connection ends: with many thousands of them a shorter
+// MaxLifetime keeps the server's memory small.
+//
 // Of a tenant whose schema does not exist, every statement fails as the table
 // does not exist. Qualified names reach other schemas all the same, as do
 // statements that set the search path: [Role] or [RoleFunc] and the server's

@@ -14,18 +14,21 @@ import (
 // registrySchema holds what is known of the tenants' schemas.
 const registrySchema = "pgkeel"
 
-// The registry. A schema can belong to one tenant only, whatever SchemaName says.
-const registrySQL = `create schema if not exists pgkeel;
-create table if not exists pgkeel.tenants (
-	tenant text primary key,
-	schema text not null unique,
-	created_at timestamptz not null default now());
-create table if not exists pgkeel.migrations (
-	schema text not null,
-	file text not null,
-	checksum text not null,
-	applied_at timestamptz not null default now(),
-	primary key (schema, file))`
+// registrySQL makes the registry. A schema can belong to one tenant only, whatever
+// SchemaName says.
+var registrySQL = []string{
+	`create schema if not exists pgkeel`,
+	`create table if not exists pgkeel.tenants (
+		tenant text primary key,
+		schema text not null unique,
+		created_at timestamptz not null default now())`,
+	`create table if not exists pgkeel.migrations (
+		schema text not null,
+		file text not null,
+		checksum text not null,
+		applied_at timestamptz not null default now(),
+		primary key (schema, file))`,
+}
 
 // Tx is a transaction that schemas are administered in: a pgkeel.Tx.
 type Tx interface {
@@ -185,10 +188,10 @@ func (s *Schemas) prepare(ctx context.Context) error {
 		err = s.inTx(ctx, func(tx Tx) error {
 			// IF NOT EXISTS does not hold against another who does the same. No
 			// schema of a tenant has this name.
-			if _, err := tx.Exec(ctx, lockSQL, registrySchema); err != nil {
-				return err
+			_, err := tx.Exec(ctx, lockSQL, registrySchema)
+			for i := 0; err == nil && i < len(registrySQL); i++ {
+				_, err = tx.Exec(ctx, registrySQL[i])
 			}
-			_, err := tx.Exec(ctx, registrySQL)
 			return err
 		})
 	}
