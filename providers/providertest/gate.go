@@ -2,6 +2,7 @@ package providertest
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"sync"
 	"testing"
@@ -196,6 +197,10 @@ func (panicky) RewriteQuery(context.Context, *pgx.Conn, string, []any) (string, 
 }
 func (panicky) Scan(any) error { panic("the application's own") }
 
+type panickyValue struct{}
+
+func (panickyValue) Value() (driver.Value, error) { panic("the application's own") }
+
 func testGatePanics(t *testing.T, s suite) {
 	g := newGate(0)
 	p := s.openConfined(t, 2, g.of)
@@ -203,6 +208,7 @@ func testGatePanics(t *testing.T, s suite) {
 	for name, op := range map[string]func(q querier){
 		"exec":      func(q querier) { _, _ = q.Exec(ctx, "select $1::text", panicky{}) },
 		"query":     func(q querier) { _ = queryError(ctx, q, "select $1::text", panicky{}) },
+		"value":     func(q querier) { _ = queryError(ctx, q, "select $1::text", panickyValue{}) },
 		"query row": func(q querier) { _ = q.QueryRow(ctx, "select 'x'").Scan(&panicky{}) },
 		"run": func(q querier) {
 			_ = q.Run(ctx, scoped(providers.CallExec, "select $1::text", []any{panicky{}}, "app.y", "1"))

@@ -32,6 +32,7 @@ func (st *statement) prepareArgs(ctx context.Context) error {
 		break
 	}
 	if st.lease.native { // takes all that pgx takes
+		rehearse(st.args)
 		return nil
 	}
 	types := st.lease.pool.types.Get().(*pgtype.Map)
@@ -109,6 +110,16 @@ func textArg(types *pgtype.Map, arg any, v reflect.Value) (any, error) {
 	}
 	text, err := json.Marshal(arg)
 	return string(text), err
+}
+
+// rehearse has a Valuer that panics do so here, as in valueOf. Its value is left to
+// the driver, which may not need it.
+func rehearse(args []any) {
+	for _, arg := range args {
+		if v, ok := arg.(driver.Valuer); ok {
+			_, _ = valueOf(v)
+		}
+	}
 }
 
 // valueOf asks a Valuer for its value, here rather than inside of database/sql,

@@ -276,6 +276,7 @@ func TestPanicOfAnArgument(t *testing.T) {
 	for name, run := range map[string]func(){
 		"exec":  func() { _, _ = p.Exec(t.Context(), "select @a", panics{}) },
 		"query": func() { _, _ = p.Query(t.Context(), "select @a", panics{}) },
+		"value": func() { _, _ = p.Query(t.Context(), "select $1::text", panickingValue{}) },
 	} {
 		func() {
 			defer func() {
@@ -288,6 +289,10 @@ func TestPanicOfAnArgument(t *testing.T) {
 	}
 	mustExec(t, p, "select 1")
 }
+
+type panickingValue struct{}
+
+func (panickingValue) Value() (driver.Value, error) { panic("a value's own fault") }
 
 type panics struct{}
 
