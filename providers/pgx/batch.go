@@ -42,7 +42,7 @@ func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	confined, err := p.confinedBatch(b, scope.Settings)
+	confined, err := p.confinedBatch(b, scope.Settings, false)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}

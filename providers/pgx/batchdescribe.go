@@ -38,13 +38,10 @@ type descriptions struct {
 	stale []string
 }
 
-const descriptionsKey = "pgkeel.batch"
-
 // descriptionsOf are those of a connection, or nil where nothing is described.
 func descriptionsOf(sn *session) *descriptions {
-	custom := sn.conn.PgConn().CustomData()
-	if d, ok := custom[descriptionsKey].(*descriptions); ok {
-		return d
+	if sn.known != nil {
+		return sn.known
 	}
 	d := &descriptions{bySQL: map[string]*described{}}
 	switch sn.config.DefaultQueryExecMode {
@@ -57,12 +54,16 @@ func descriptionsOf(sn *session) *descriptions {
 	default:
 		d.named, d.capacity = true, sn.config.StatementCacheCapacity
 	}
-	custom[descriptionsKey] = d
+	sn.known = d
 	return d
 }
 
 // forgetDescriptions drops them all: somebody deallocated what was prepared.
-func forgetDescriptions(conn *pgx.Conn) { delete(conn.PgConn().CustomData(), descriptionsKey) }
+func forgetDescriptions(conn *pgx.Conn) {
+	if s := sessionOf(conn); s != nil {
+		s.known, s.scoped.settings = nil, nil
+	}
+}
 
 // of finds the description of a statement, or makes one that is to be filled.
 func (d *descriptions) of(sql string, p *Pool) (*described, error) {

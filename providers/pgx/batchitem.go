@@ -114,7 +114,7 @@ func (s *stream) peek() {
 		return
 	}
 	s.peeked, s.sourceErr = s.call.Next()
-	if q := s.peeked; q != nil && s.confined && s.pool.endsScope(q.SQL) {
+	if q := s.peeked; q != nil && s.confined && s.pool.escapes(q.SQL, s.inTx) {
 		s.peeked, s.sourceErr = nil, errEndsScope
 	}
 	if s.peeked == nil || s.sourceErr != nil {

@@ -167,7 +167,7 @@ func (s *stream) emit(it *batchItem) {
 	default:
 		s.pipe.SendQueryStatement(d.sd, s.eqb.ParamValues, s.eqb.ParamFormats, d.formats)
 	}
-	s.lease.s.dirt |= d.dirt
+	s.lease.s.dirt |= d.dirt &^ noDirt
 }
 
 // makeRoom reads results until a statement of that size fits into the window.

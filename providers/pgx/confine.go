@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
@@ -13,8 +14,8 @@ import (
 var (
 	errOtherScope = &notSentError{errors.New("pgkeel: the context belongs to another scope (tenant) than the transaction or " +
 		"connection, which stays in the one that it began in; begin another one for it")}
-	errEndsScope = &notSentError{errors.New("pgkeel: a statement that begins or ends a transaction would leave its scope " +
-		"(tenant); use Begin, RunTx, Commit and Rollback")}
+	errEndsScope = &notSentError{errors.New("pgkeel: a statement that begins or ends a transaction, or in a batch can do so " +
+		"inside (DO, CALL), would leave its scope (tenant); use Begin, RunTx, Commit and Rollback")}
 	errRawScope = errors.New("pgkeel: the pool is confined to scopes (tenants), which connections of the unwrapped pool " +
 		"keep by session state; that needs SessionReset other than ResetNever, and a profile other than ProfilePgBouncer")
 )
@@ -47,11 +48,35 @@ func (p *Pool) confine(ctx context.Context, sql string, settings []providers.Set
 	return joined(scope.Settings, settings), scope.Gate, nil
 }
 
+// joined puts a call's settings behind those of its scope. Of two limits of time
+// the shorter one counts.
 func joined(scope, settings []providers.Setting) []providers.Setting {
 	if len(settings) == 0 {
 		return slices.Clip(scope)
 	}
-	return slices.Concat(scope, settings)
+	all := slices.Concat(scope, settings)
+	for i := range all[len(scope):] {
+		if own := &all[len(scope)+i]; own.Name == limitStatement {
+			own.Value = shorter(scope, own.Value)
+		}
+	}
+	return all
+}
+
+// shorter is a statement's limit in milliseconds, or that of its scope if that is
+// shorter.
+func shorter(scope []providers.Setting, limit string) string {
+	for _, s := range scope {
+		if s.Name != limitStatement {
+			continue
+		}
+		most, err := strconv.ParseInt(s.Value, 10, 64)
+		mine, mineErr := strconv.ParseInt(limit, 10, 64)
+		if err == nil && most > 0 && (mineErr != nil || mine <= 0 || most < mine) {
+			return s.Value
+		}
+	}
+	return limit
 }
 
 // within refuses what does not belong to the scope that a transaction or a
@@ -70,6 +95,13 @@ func (p *Pool) within(ctx context.Context, began []providers.Setting) error {
 // endsScope reports whether a statement begins or ends transactions, by which
 // what comes behind it would escape its scope.
 func (p *Pool) endsScope(sql string) bool { return p.classifier.classify(sql)&transactional != 0 }
+
+// escapes is endsScope for a statement of a batch. Outside of a transaction that
+// was begun, one can also end it from inside.
+func (p *Pool) escapes(sql string, inTx bool) bool {
+	d := p.classifier.classify(sql)
+	return d&transactional != 0 || !inTx && d&procedural != 0
+}
 
 // enterGate admits an operation. The wait is part of the wait for a connection.
 func (p *Pool) enterGate(ctx context.Context, gate providers.Gate) error {
@@ -188,16 +220,16 @@ func (p *Pool) beginConfined(ctx context.Context, s *session, opts pgx.TxOptions
 }
 
 // confinedBatch puts the settings of the scope in front of a batch's statements.
-func (p *Pool) confinedBatch(b *pgx.Batch, scope []providers.Setting) (*pgx.Batch, error) {
+func (p *Pool) confinedBatch(b *pgx.Batch, scope []providers.Setting, inTx bool) (*pgx.Batch, error) {
 	if len(scope) == 0 || b == nil {
 		return b, nil
 	}
 	queued := b.QueuedQueries
 	if beginsTx(b) {
-		queued = queued[1:] // its own BEGIN
+		queued, inTx = queued[1:], true // its own BEGIN
 	}
 	for _, q := range queued {
-		if p.endsScope(q.SQL) {
+		if p.escapes(q.SQL, inTx) {
 			return nil, errEndsScope
 		}
 	}

@@ -437,6 +437,83 @@ func TestNobodyEndsTheScope(t *testing.T) {
 	}
 }
 
+// A COMMIT inside of DO or a procedure does not end the scope.
+func TestNobodyEndsTheScopeFromInside(t *testing.T) {
+	p := openConfined(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 1}})
+	mustExec(t, confinedTo{p, ""}, "create procedure escape() language plpgsql as $$ begin commit; insert into copied values (1); end $$")
+	one := asTenant(t.Context(), "one")
+	batch := &pgx.Batch{}
+	batch.Queue("call escape()")
+	for name, run := range map[string]func() error{
+		"exec": func() error { _, err := p.Exec(one, "call escape()"); return err },
+		"query": func() error {
+			rows, err := p.Query(one, "call escape()")
+			if err == nil {
+				rows.Close()
+				err = rows.Err()
+			}
+			return err
+		},
+		"do": func() error {
+			_, err := p.Exec(one, "do $$ begin commit; insert into copied values (1); end $$")
+			return err
+		},
+		"batch": func() error { return p.SendBatch(one, batch).Close() },
+		"stream": func() error {
+			return p.RunBatch(one, &providers.BatchCall{Group: 1, MaxStatements: 1, MaxBytes: 1, Next: once("call escape()")})
+		},
+		"transaction": func() error {
+			tx, err := p.Begin(one, providers.TxOptions{})
+			if err != nil {
+				return err
+			}
+			defer func() { _ = tx.Rollback(one) }()
+			_, err = tx.Exec(one, "call escape()")
+			return err
+		},
+	} {
+		if err := run(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if n := value[int64](t, confinedTo{p, ""}, "select count(*) from copied"); n != 0 {
+		t.Errorf("%d rows were written outside of the scope", n)
+	}
+	if _, err := p.Exec(one, "do $$ begin insert into copied values (2); end $$"); err != nil {
+		t.Error(err)
+	}
+	if got := value[string](t, confinedTo{p, ""}, "select tenant from copied"); got != "one" {
+		t.Errorf("a block without COMMIT wrote as %q", got)
+	}
+}
+
+func once(sql string) func() (*pgx.QueuedQuery, error) {
+	b := &pgx.Batch{}
+	b.Queue(sql)
+	queued := b.QueuedQueries
+	return func() (*pgx.QueuedQuery, error) {
+		if len(queued) == 0 {
+			return nil, nil //nolint:nilnil // that is the end
+		}
+		q := queued[0]
+		queued = nil
+		return q, nil
+	}
+}
+
+// Of the scope's limit of time and the call's the shorter one counts.
+func TestShorterLimit(t *testing.T) {
+	for _, tc := range []struct{ scope, call, want string }{
+		{"50", "60000", "50"}, {"50", "20", "20"}, {"0", "60", "60"}, {"50", "0", "50"}, {"2s", "60", "60"}, {"50", "1min", "50"},
+	} {
+		got := joined([]providers.Setting{{Name: "a.b", Value: "c"}, {Name: "statement_timeout", Value: tc.scope}},
+			[]providers.Setting{{Name: "statement_timeout", Value: tc.call}})
+		if got[2].Value != tc.want {
+			t.Errorf("%s within %s is %s, want %s", tc.call, tc.scope, got[2].Value, tc.want)
+		}
+	}
+}
+
 // A setting that fails takes everything behind it with it.
 func TestTrap34FailedSettings(t *testing.T) {
 	cfg := providers.Config{Pool: providers.PoolStrategy{MaxSize: 1}}

@@ -111,9 +111,8 @@ func (c *Conn) Run(ctx context.Context, call *providers.Call) error {
 	if err != nil {
 		return err
 	}
-	call.Scope = scope
 	st := c.statement(call.SQL, call.Args)
-	return c.pool().run(ctx, &st, c.rows.next, call, nil)
+	return c.pool().run(ctx, &st, c.rows.next, call, scope, nil)
 }
 
 // Begin starts a transaction on this connection, which stays the borrower's
@@ -142,7 +141,7 @@ func (c *Conn) begin(ctx context.Context, opts providers.TxOptions) (*Tx, error)
 
 // SendBatch sends every statement of b in one flush.
 func (c *Conn) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	confined, err := c.pool().confinedBatch(b, c.confined)
+	confined, err := c.pool().confinedBatch(b, c.confined, false)
 	if err == nil {
 		err = c.pool().within(ctx, c.confined)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"regexp"
 	"strconv"
 	"strings"
@@ -132,8 +134,7 @@ func (p *Pool) mapError(ctx context.Context, op string, err error) error {
 	if errors.As(err, &timeout) {
 		return err // mapped already
 	}
-	var lost *lostError
-	if errors.Is(err, pgconn.ErrConnClosed) && !errors.Is(err, errConnLost) && !errors.As(err, &lost) {
+	if isLoss(op, err) {
 		err = &lostError{err}
 	}
 	mapped, pg := wrapPG(err), providers.NewPGError(err)
@@ -147,6 +148,22 @@ func (p *Pool) mapError(ctx context.Context, op string, err error) error {
 		return forReader(mapped)
 	}
 	return withoutArguments(mapped, op)
+}
+
+// isLoss reports an error that means that the connection was lost with the
+// statement under way. Errors of a COPY can be those of the caller's reader or
+// writer.
+func isLoss(op string, err error) bool {
+	var told interface{ Outcome() providers.Outcome }
+	if errors.As(err, &told) {
+		return false
+	}
+	if errors.Is(err, pgconn.ErrConnClosed) {
+		return true
+	}
+	var socket *net.OpError
+	broken := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &socket)
+	return broken && op != opCopy && !pgconn.Timeout(err) && !pgconn.SafeToRetry(err)
 }
 
 // forReader says what to do about a write that was declared a read.

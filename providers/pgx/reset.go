@@ -23,8 +23,11 @@ const (
 	// back, so its statement cache cannot be trusted.
 	dirtPrepared
 
-	// transactional is no dirt: the statement begins or ends a transaction.
+	// What follows is no dirt. transactional: the statement begins or ends a
+	// transaction. procedural: it can do so inside.
 	transactional
+	procedural
+	noDirt = transactional | procedural
 )
 
 // resetTimeout bounds the reset of a session; one that takes longer is closed.
@@ -40,7 +43,7 @@ const resetSQL = `CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLIS
 var dirtStatements = map[string]dirt{
 	"set": dirtState, "reset": dirtState, "listen": dirtState, "load": dirtState,
 	"explain": dirtState, // with ANALYZE it runs what it explains
-	"declare": dirtState, "do": dirtState, "call": dirtState, "execute": dirtState,
+	"declare": dirtState, "do": dirtState | procedural, "call": dirtState | procedural, "execute": dirtState,
 	"begin": transactional, "start": transactional, "commit": transactional, "end": transactional,
 	"abort":   transactional,
 	"prepare": dirtPrepared, "deallocate": dirtPrepared, "discard": dirtState | dirtPrepared,
@@ -245,7 +248,7 @@ func (p *Pool) soil(conn *pgx.Conn, sql string) {
 	if !p.resets {
 		return
 	}
-	if d := p.classifier.classify(sql) &^ transactional; d != 0 {
+	if d := p.classifier.classify(sql) &^ noDirt; d != 0 {
 		if s := sessionOf(conn); s != nil {
 			s.dirt |= d
 		}

@@ -78,7 +78,7 @@ func TestClassify(t *testing.T) {
 		{"$$", clean},
 		{`"`, clean},
 	} {
-		if got := classify(tc.sql) &^ transactional; got != tc.want {
+		if got := classify(tc.sql) &^ noDirt; got != tc.want {
 			t.Errorf("classify(%q) = %b, want %b", tc.sql, got, tc.want)
 		}
 	}

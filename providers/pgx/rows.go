@@ -15,9 +15,10 @@ import (
 type rows struct {
 	pgx.Rows
 
-	st     statement
-	ctx    context.Context //nolint:containedctx // that of the statement, whose results these are
-	batch  pgx.BatchResults
+	st  statement
+	ctx context.Context //nolint:containedctx // that of the statement, whose results these are
+	// around is what the rows are a part of. Optional.
+	around interface{ Close() error }
 	firing *providers.Firing
 	err    error
 	// scope is that of a scoped statement; inScope says that it runs in a
@@ -120,8 +121,8 @@ func (r *rows) Close() {
 // closeAround closes what the rows are part of.
 func (r *rows) closeAround(err error) error {
 	switch {
-	case r.batch != nil:
-		if closeErr := r.batch.Close(); err == nil {
+	case r.around != nil:
+		if closeErr := r.around.Close(); err == nil {
 			err = closeErr
 		}
 	case r.inScope:
@@ -137,7 +138,7 @@ func (r *rows) finish(err error) {
 		r.st.end()
 	}
 	// The object may outlive the query by long: keep no more than its errors.
-	r.ctx, r.batch, r.firing, r.scope, r.st = nil, nil, nil, nil, statement{}
+	r.ctx, r.around, r.firing, r.scope, r.st = nil, nil, nil, nil, statement{}
 }
 
 // retry runs the statement again if its cached plan did not fit the schema any
@@ -148,12 +149,13 @@ func (r *rows) retry(err error) bool {
 		return false
 	}
 	conn := r.st.lease.conn()
-	if r.batch != nil {
-		_ = r.batch.Close() // err is why; the server's state is known only now
+	if r.around != nil {
+		_ = r.around.Close() // err is why; the server's state is known only now
+		r.st.lease.s.forgetStale(r.st.sql, err)
 		if !needsSettingsFirst(conn, err, r.st.sql) {
 			return false
 		}
-		r.begun, r.batch = true, nil
+		r.begun, r.around = true, nil
 		if err := r.st.lease.s.pool.openScope(r.ctx, r.st.lease, r.scope); err != nil {
 			r.Rows = failedRows(err)
 			return false

@@ -18,18 +18,58 @@ func (p *Pool) queryScoped(ctx context.Context, r *rows, st *statement, scope []
 	r.start(ctx, st)
 	defer r.failIfPanicking()
 	r.scope = scope
-	r.batch = p.sendScoped(r.ctx, st, scope, stale)
-	_, err := r.batch.Exec()
-	if err == nil {
-		r.Rows, err = r.batch.Query()
-	} else {
-		r.Rows = failedRows(err)
-	}
+	err := p.querySettled(r, st, stale)
 	if err != nil && !r.retry(err) {
 		r.Close()
 		return r, r.err
 	}
 	return r, nil
+}
+
+// querySettled sends the settings and the statement, and makes rows of its result.
+func (p *Pool) querySettled(r *rows, st *statement, stale []string) error {
+	if p.needsBlock(st.lease.conn(), st.sql) {
+		return p.queryInBlock(r, st)
+	}
+	if len(stale) == 0 {
+		m, err := p.sendPrepared(r.ctx, st, r.scope)
+		if err != nil {
+			r.Rows = failedRows(err)
+			return err
+		}
+		if m != nil {
+			return r.queryPrepared(m)
+		}
+	}
+	results := p.sendScoped(r.ctx, st, r.scope, stale)
+	r.around = results
+	_, err := results.Exec()
+	if err == nil {
+		r.Rows, err = results.Query()
+	} else {
+		r.Rows = failedRows(err)
+	}
+	return err
+}
+
+// needsBlock reports a statement that could end the implicit transaction, and
+// with it the scope, from inside: a COMMIT of DO or of a procedure, which the
+// server refuses in a transaction that was begun.
+func (p *Pool) needsBlock(conn *pgx.Conn, sql string) bool {
+	return p.cfg.Scope != nil && conn.PgConn().TxStatus() == 'I' && p.classifier.classify(sql)&procedural != 0
+}
+
+// queryInBlock runs such a statement.
+func (p *Pool) queryInBlock(r *rows, st *statement) error {
+	r.begun = true // nothing is run again
+	err := p.openScope(r.ctx, st.lease, r.scope)
+	if err != nil {
+		r.Rows = failedRows(err)
+		return err
+	}
+	r.inScope = true
+	r.Rows, err = st.lease.conn().Query(r.ctx, st.sql, st.args...)
+	return err
 }
 
 func (p *Pool) execScoped(ctx context.Context, st *statement, scope []providers.Setting, stale []string) (tag pgconn.CommandTag, err error) {
@@ -39,6 +79,28 @@ func (p *Pool) execScoped(ctx context.Context, st *statement, scope []providers.
 		err = errPanicked // until the statement came back
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
+	tag, err = p.execSettled(ctx, st, scope, stale)
+	st.lease.s.forgetStale(st.sql, err)
+	if err != nil && needsSettingsFirst(conn, err, st.sql) {
+		tag, err = p.execInScope(ctx, st, scope)
+	}
+	return tag, p.mapError(ctx, opExec, err)
+}
+
+// execSettled sends the settings and the statement, and reads its tag.
+func (p *Pool) execSettled(ctx context.Context, st *statement, scope []providers.Setting, stale []string) (tag pgconn.CommandTag, err error) {
+	if p.needsBlock(st.lease.conn(), st.sql) {
+		return p.execInScope(ctx, st, scope)
+	}
+	if len(stale) == 0 {
+		m, err := p.sendPrepared(ctx, st, scope)
+		if err != nil {
+			return tag, err
+		}
+		if m != nil {
+			return execPrepared(m)
+		}
+	}
 	results := p.sendScoped(ctx, st, scope, stale)
 	if _, err = results.Exec(); err == nil {
 		tag, err = results.Exec()
@@ -46,10 +108,7 @@ func (p *Pool) execScoped(ctx context.Context, st *statement, scope []providers.
 	if closeErr := results.Close(); err == nil {
 		err = closeErr
 	}
-	if err != nil && needsSettingsFirst(conn, err, st.sql) {
-		tag, err = p.execInScope(ctx, st, scope)
-	}
-	return tag, p.mapError(ctx, opExec, err)
+	return tag, err
 }
 
 // sendScoped sends the settings and the statement.
@@ -187,7 +246,7 @@ func setConfigSQL(scope []providers.Setting, stale []string, local string) (stri
 // one does not make go back to their defaults in the same flush.
 func (t *Tx) runScoped(ctx context.Context, st *statement, call *providers.Call) error {
 	r := t.root
-	stale := staleSettings(r.applied, call.Scope)
+	scope, stale := r.settingsBack(staleSettings(r.applied, call.Scope), call.Scope)
 	before := r.applied
 	// Until it is known how it went, both may be in force.
 	r.applied = slices.Concat(before, call.Scope)
@@ -198,17 +257,41 @@ func (t *Tx) runScoped(ctx context.Context, st *statement, call *providers.Call)
 	}
 	if changesMeaning(call.Scope, before) && scopable(call.Args) == nil {
 		// A failure to prepare the statement would fail the transaction.
-		if err := r.pool.set(ctx, r.lease, call.Scope, stale); err != nil {
+		if err := r.pool.set(ctx, r.lease, scope, stale); err != nil {
 			st.end()
 			return r.pool.mapError(ctx, call.Kind.String(), err)
 		}
 		stale = nil
 	}
-	err := r.pool.run(ctx, st, r.rows.next, call, stale)
+	err := r.pool.run(ctx, st, r.rows.next, call, scope, stale)
 	if err == nil {
 		r.applied = slices.Clone(call.Scope)
 	}
 	return err
+}
+
+// settingsBack is what ends settings of an earlier call: those that belong to the
+// transaction's own scope are made again, in front of others, and the rest goes
+// back to its defaults.
+func (t *Tx) settingsBack(stale []string, scope []providers.Setting) ([]providers.Setting, []string) {
+	if len(t.confined) == 0 {
+		return scope, stale
+	}
+	scope = joined(t.confined, scope)[len(t.confined):] // within its limit of time
+	if len(stale) == 0 {
+		return scope, nil
+	}
+	var back []providers.Setting
+	var rest []string
+	for _, name := range stale {
+		i := slices.IndexFunc(t.confined, func(s providers.Setting) bool { return strings.EqualFold(s.Name, name) })
+		if i < 0 {
+			rest = append(rest, name)
+			continue
+		}
+		back = append(back, t.confined[i])
+	}
+	return append(back, scope...), rest
 }
 
 // staleSettings names those that were applied and are not in scope.
@@ -255,7 +338,8 @@ func (t *Tx) restore(ctx context.Context, op string) error {
 		}
 		return nil
 	}
-	if err := r.pool.set(ctx, r.lease, nil, staleSettings(r.applied, nil)); err != nil {
+	scope, stale := r.settingsBack(staleSettings(r.applied, nil), nil)
+	if err := r.pool.set(ctx, r.lease, scope, stale); err != nil {
 		return r.pool.mapError(ctx, op, err)
 	}
 	r.applied = nil

@@ -44,6 +44,10 @@ type session struct {
 	// its holder touches them.
 	raw   bool
 	scope []providers.Setting
+	// known are the statements that pgkeel itself prepared, scoped is what scoped
+	// ones are sent with; only the holder touches them.
+	known  *descriptions
+	scoped scopedWire
 	// own says that pgkeel holds it itself, retired that it is not to be reused.
 	own, retired atomic.Bool
 

@@ -88,13 +88,13 @@ func (p *Pool) observe(ctx context.Context, e providers.HookEvent, st *statement
 
 func pidOf(conn *pgx.Conn) uint32 { return conn.PgConn().PID() }
 
-// run executes a call on a connection. The settings named in stale go back to
+// run executes a call on a connection, in a scope. The settings named in stale go back to
 // their defaults.
-func (p *Pool) run(ctx context.Context, st *statement, newRows func() *rows, call *providers.Call, stale []string) (err error) {
+func (p *Pool) run(ctx context.Context, st *statement, newRows func() *rows, call *providers.Call, scope []providers.Setting, stale []string) (err error) {
 	if call.Kind == providers.CallExec {
-		call.Tag, err = p.execOn(ctx, st, call.Scope, stale)
+		call.Tag, err = p.execOn(ctx, st, scope, stale)
 	} else {
-		call.Rows, err = p.queryOn(ctx, newRows(), st, call.Scope, stale)
+		call.Rows, err = p.queryOn(ctx, newRows(), st, scope, stale)
 	}
 	return err
 }

@@ -251,7 +251,7 @@ func (t *Tx) Run(ctx context.Context, call *providers.Call) error {
 			return err
 		}
 		st := t.statement(cancel, call.SQL, call.Args)
-		return t.root.pool.run(ctx, &st, t.root.rows.next, call, nil)
+		return t.root.pool.run(ctx, &st, t.root.rows.next, call, nil, nil)
 	}
 	if r := t.root; len(r.confined) > 0 && r.pool.endsScope(call.SQL) {
 		return errEndsScope
@@ -266,7 +266,7 @@ func (t *Tx) Run(ctx context.Context, call *providers.Call) error {
 
 // SendBatch sends every statement of b in one flush.
 func (t *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	if _, err := t.root.pool.confinedBatch(b, t.root.confined); err != nil {
+	if _, err := t.root.pool.confinedBatch(b, t.root.confined, true); err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
 	ctx, cancel, err := t.enterPlain(ctx, opBatch)

@@ -68,11 +68,11 @@ func shared(sc Scenario) Scenario {
 }
 
 // onPipeline opens pgkeel's side with pipelining.
-func onPipeline(op func(db *pgkeel.DB, site Site) Op, p pgkeel.Pipelining) Opener {
+func onPipeline(op func(db *pgkeel.DB, site Site) Op, p pgkeel.Pipelining, options ...pgkeel.Option) Opener {
 	return func(ctx context.Context, site Site) (Side, error) {
 		var db *pgkeel.DB
 		opened := func(handle *pgkeel.DB, site Site) Op { db = handle; return op(handle, site) }
-		side, err := onHandle(opened, pgkeel.WithPipelining(p))(ctx, site)
+		side, err := onHandle(opened, append(options, pgkeel.WithPipelining(p))...)(ctx, site)
 		side.Note = func() string { return noteOf(db.Stats()) }
 		return side, err
 	}

@@ -1,0 +1,165 @@
+package pgx
+
+import (
+	"context"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// scopedWire is what a session sends scoped statements with. pgx's own batches do
+// the same for any number of statements, at three times the cost.
+type scopedWire struct {
+	eqb pgx.ExtendedQueryBuilder
+	// settings are the statements that make settings, by their number.
+	settings map[int]*pgconn.StatementDescription
+	values   [][]byte
+	text     []byte
+}
+
+// sendPrepared sends the settings and the statement, both prepared before. It
+// returns nil where it does not know how to, and has sent nothing then. An error
+// is that of the preparing.
+func (p *Pool) sendPrepared(ctx context.Context, st *statement, scope []providers.Setting) (*pgconn.MultiResultReader, error) {
+	s := st.lease.s
+	known := descriptionsOf(s)
+	prepares := known != nil && known.named && known.capacity > 0
+	if !prepares || p.cfg.Tracer != nil || st.sql == "" || changesMeaning(scope, nil) {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	sql, args, ok := st.sql, st.args, true
+	if len(args) > 0 {
+		if sql, args, ok = rewrite(ctx, sql, args); !ok {
+			return nil, nil //nolint:nilnil // there is none
+		}
+	}
+	settings, err := s.describeSettings(ctx, scope)
+	if err != nil {
+		return nil, err
+	}
+	d, err := p.describeScoped(ctx, s, known, sql)
+	if d == nil || err != nil || len(d.sd.ParamOIDs) != len(args) {
+		return nil, err
+	}
+	w := &s.scoped
+	if w.eqb.Build(s.conn.TypeMap(), d.sd, args) != nil {
+		return nil, nil //nolint:nilnil // whoever sends it otherwise says what is wrong
+	}
+	b := &pgconn.Batch{}
+	b.ExecStatement(settings, w.encode(scope), nil, nil)
+	b.ExecStatement(d.sd, w.eqb.ParamValues, w.eqb.ParamFormats, w.eqb.ResultFormats)
+	s.dirt |= d.dirt &^ noDirt
+	return s.conn.PgConn().ExecBatch(ctx, b), nil
+}
+
+// encode makes arguments of settings, in memory that the next ones use again.
+func (w *scopedWire) encode(scope []providers.Setting) [][]byte {
+	size := 0
+	for _, s := range scope {
+		size += len(s.Name) + len(s.Value)
+	}
+	w.values, w.text = w.values[:0], slices.Grow(w.text[:0], size)
+	add := func(s string) {
+		begin := len(w.text)
+		w.text = append(w.text, s...)
+		w.values = append(w.values, w.text[begin:len(w.text):len(w.text)])
+	}
+	for _, s := range scope {
+		add(s.Name)
+		add(s.Value)
+	}
+	return w.values
+}
+
+// describeSettings prepares the statement that makes so many settings.
+func (s *session) describeSettings(ctx context.Context, scope []providers.Setting) (*pgconn.StatementDescription, error) {
+	if sd := s.scoped.settings[len(scope)]; sd != nil {
+		return sd, nil
+	}
+	sql, _ := settingsSQL(scope, nil)
+	sd, err := s.conn.PgConn().Prepare(ctx, "pgkeel_scope_"+itoa(len(scope)), sql, nil)
+	if err != nil {
+		return nil, err
+	}
+	if s.scoped.settings == nil {
+		s.scoped.settings = map[int]*pgconn.StatementDescription{}
+	}
+	s.scoped.settings[len(scope)] = sd
+	return sd, nil
+}
+
+// describeScoped prepares a statement, or returns nil for one that is not sent so.
+func (p *Pool) describeScoped(ctx context.Context, s *session, known *descriptions, sql string) (*described, error) {
+	d, err := known.of(sql, p)
+	if err != nil {
+		return nil, nil //nolint:nilnil,nilerr // what a batch refuses can be sent otherwise
+	}
+	if d.sd != nil {
+		return d, nil
+	}
+	known.evict(nil)
+	stale := known.stale
+	known.stale = nil
+	for _, name := range stale {
+		if err := s.conn.PgConn().Deallocate(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	if d.sd, err = s.conn.PgConn().Prepare(ctx, known.name(), sql, nil); err != nil {
+		known.drop(d)
+		return nil, err
+	}
+	known.line = append(known.line, d)
+	known.bySQL[sql] = d
+	return d, nil
+}
+
+// forgetStale has a statement prepared anew if that is why it failed: it does not
+// fit the schema any more, or the server has forgotten it.
+func (s *session) forgetStale(sql string, err error) {
+	pg := providers.NewPGError(err)
+	if pg == nil || !pg.IsStalePlan() || s.known == nil {
+		return
+	}
+	if d := s.known.bySQL[sql]; d != nil {
+		s.known.drop(d)
+	}
+}
+
+// settled reads the result of the settings, and moves on to the statement's.
+func settled(m *pgconn.MultiResultReader) (*pgconn.ResultReader, error) {
+	if m.NextResult() {
+		if _, err := m.ResultReader().Close(); err == nil && m.NextResult() {
+			return m.ResultReader(), nil
+		}
+	}
+	return nil, m.Close() // without an error the statement was an empty one
+}
+
+// queryPrepared makes rows of what sendPrepared sent.
+func (r *rows) queryPrepared(m *pgconn.MultiResultReader) error {
+	r.around = m
+	rr, err := settled(m)
+	if rr == nil {
+		r.Rows = failedRows(err)
+		return err
+	}
+	r.Rows = pgx.RowsFromResultReader(r.st.lease.conn().TypeMap(), rr)
+	return nil
+}
+
+// execPrepared reads the tag of what sendPrepared sent.
+func execPrepared(m *pgconn.MultiResultReader) (tag pgconn.CommandTag, err error) {
+	rr, err := settled(m)
+	if rr == nil {
+		return tag, err
+	}
+	tag, err = rr.Close()
+	if closeErr := m.Close(); err == nil {
+		err = closeErr
+	}
+	return tag, err
+}
