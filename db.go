@@ -83,13 +83,14 @@ func (db *DB) Unwrap() *pgxpool.Pool {
 // SQL returns a *sql.DB over the same pool, for libraries that want one. It
 // keeps no connections of its own, and is the same at each call until somebody
 // closes it, which does not close the handle; Close of the handle closes it as
-// well. With a provider that is not built on pgx it is nil.
+// well. With a provider that is not built on pgx it is nil. With tenancy.Database
+// each connection goes to the database of its context's tenant.
 func (db *DB) SQL() *sql.DB {
-	pool := db.Unwrap()
-	if pool == nil {
+	connector := connectorOf(db.pool)
+	if connector == nil {
 		return nil
 	}
-	return db.sql.get(pool)
+	return db.sql.get(connector)
 }
 
 // Close stops intake, waits for the connections in use until ctx ends, then

@@ -1,12 +1,15 @@
 package pgkeel
 
 import (
+	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"sync"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/pgkeel/pgkeel/providers"
 )
 
 // sqlHandle is the *sql.DB over the pool. There is one, since each has a
@@ -34,11 +37,11 @@ func (c sqlConnector) Close() error {
 	return nil
 }
 
-func (h *sqlHandle) get(pool *pgxpool.Pool) *sql.DB {
+func (h *sqlHandle) get(connector driver.Connector) *sql.DB {
 	h.mu.Lock()
 	db, closed := h.db, h.closed
 	if db == nil {
-		db = sql.OpenDB(sqlConnector{stdlib.GetPoolConnector(pool), h})
+		db = sql.OpenDB(sqlConnector{connector, h})
 		db.SetMaxIdleConns(0) // the pool keeps them
 		h.db = db
 	}
@@ -47,6 +50,61 @@ func (h *sqlHandle) get(pool *pgxpool.Pool) *sql.DB {
 		_ = db.Close()
 	}
 	return db
+}
+
+// router is a pool that is several, of which the context chooses one.
+type router interface {
+	PoolFor(ctx context.Context) (pool providers.Pool, release func(), err error)
+}
+
+// connectorOf connects to the pool, or to the one that the context chooses. It is
+// nil where the pool is not built on pgx.
+func connectorOf(pool providers.Pool) driver.Connector {
+	switch p := pool.(type) {
+	case providers.Unwrapper:
+		return stdlib.GetPoolConnector(p.Unwrap())
+	case router:
+		return routedConnector{p}
+	default:
+		return nil
+	}
+}
+
+type routedConnector struct{ router }
+
+// Connect takes a connection of the context's pool.
+func (c routedConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	pool, release, err := c.PoolFor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := pool.(providers.Unwrapper)
+	if !ok {
+		release()
+		return nil, refusef("SQL: %w by this provider", errors.ErrUnsupported)
+	}
+	conn, err := stdlib.GetPoolConnector(u.Unwrap()).Connect(ctx)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return &routedConn{conn.(*stdlib.Conn), release}, nil
+}
+
+// Driver is pgx's.
+func (routedConnector) Driver() driver.Driver { return stdlib.GetDefaultDriver() }
+
+// routedConn gives its place back with the connection.
+type routedConn struct {
+	*stdlib.Conn
+
+	release func()
+}
+
+// Close gives the connection back to its pool.
+func (c *routedConn) Close() error {
+	defer c.release()
+	return c.Conn.Close()
 }
 
 // close ends it. What it has under way is for the pool to wait for.

@@ -177,7 +177,8 @@ func (c refusedContext) Err() error { return c.err }
 
 // keepRaw refuses a statement on a connection of the unwrapped pool whose context
 // belongs to another scope than the connection's. One that belongs to none is
-// the driver's own, or a library's: the session confines it.
+// the driver's own, or a library's: where the session has settings, they confine
+// it.
 func (p *Pool) keepRaw(ctx context.Context, conn *pgx.Conn) context.Context {
 	if p.cfg.Scope == nil {
 		return ctx
@@ -186,10 +187,17 @@ func (p *Pool) keepRaw(ctx context.Context, conn *pgx.Conn) context.Context {
 	if s == nil || !s.raw {
 		return ctx
 	}
-	if scope, err := p.cfg.Scope(ctx); err == nil && !slices.Equal(scope.Settings, s.scope) {
+	scope, err := p.cfg.Scope(ctx)
+	switch {
+	case err != nil && len(s.scope) > 0:
+		return ctx
+	case err != nil:
+		return refusedContext{ctx, err}
+	case !slices.Equal(scope.Settings, s.scope):
 		return refusedContext{ctx, errOtherScope}
+	default:
+		return ctx
 	}
-	return ctx
 }
 
 // beginConfined begins a transaction and its scope in one flush.

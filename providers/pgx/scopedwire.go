@@ -30,8 +30,9 @@ func (p *Pool) sendPrepared(ctx context.Context, st *statement, scope []provider
 	if !prepares || p.cfg.Tracer != nil || st.sql == "" || changesMeaning(scope, nil) {
 		return nil, nil //nolint:nilnil // there is none
 	}
-	sql, args, ok := st.sql, st.args, true
+	sql, args := st.sql, st.args
 	if len(args) > 0 {
+		var ok bool
 		if sql, args, ok = rewrite(ctx, sql, args); !ok {
 			return nil, nil //nolint:nilnil // there is none
 		}
@@ -46,7 +47,7 @@ func (p *Pool) sendPrepared(ctx context.Context, st *statement, scope []provider
 	}
 	w := &s.scoped
 	if w.eqb.Build(s.conn.TypeMap(), d.sd, args) != nil {
-		return nil, nil //nolint:nilnil // whoever sends it otherwise says what is wrong
+		return nil, nil //nolint:nilnil,nilerr // whoever sends it otherwise says what is wrong
 	}
 	b := &pgconn.Batch{}
 	b.ExecStatement(settings, w.encode(scope), nil, nil)
