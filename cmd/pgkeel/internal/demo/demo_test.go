@@ -275,7 +275,7 @@ func TestAFolderThatIsThereIsNotGone(t *testing.T) {
 	if gone(dir) == nil || gone(filepath.Join(dir, "none")) != nil {
 		t.Error("gone")
 	}
-	if _, err := withApplication("postgres://[", "x"); err == nil {
+	if _, err := withApplication("postgres://[", "", "x"); err == nil {
 		t.Error("no error")
 	}
 }

@@ -99,7 +99,12 @@ func (e *environment) openHandles(ctx context.Context) (version string, err erro
 // open opens a handle on a node, which is closed at the end. One with a name
 // is in the table of pools.
 func (e *environment) open(ctx context.Context, name string, node *pgtest.Node, app string, options ...pgkeel.Option) (*pgkeel.DB, error) {
-	dsn, err := withApplication(node.DSN(""), app)
+	return e.openAs(ctx, "", name, node, app, options...)
+}
+
+// openAs is open as a role of the database; empty is the cluster's own.
+func (e *environment) openAs(ctx context.Context, role, name string, node *pgtest.Node, app string, options ...pgkeel.Option) (*pgkeel.DB, error) {
+	dsn, err := withApplication(node.DSN(""), role, app)
 	if err != nil {
 		return nil, err
 	}
@@ -111,11 +116,15 @@ func (e *environment) open(ctx context.Context, name string, node *pgtest.Node, 
 	return db, nil
 }
 
-// withApplication adds an application_name to the URL of a node.
-func withApplication(dsn, app string) (string, error) {
+// withApplication adds an application_name to the URL of a node, and a role if
+// there is one.
+func withApplication(dsn, role, app string) (string, error) {
 	u, err := url.Parse(dsn)
 	if err != nil {
 		return "", fmt.Errorf("the address of a node: %w", err)
+	}
+	if role != "" {
+		u.User = url.User(role)
 	}
 	q := u.Query()
 	q.Set("application_name", app)

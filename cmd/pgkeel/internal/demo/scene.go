@@ -27,6 +27,7 @@ func scenes() []scene {
 		{name: "Reads", weight: 4, play: reads},
 		{name: "Pipelining", weight: 1, play: pipelining},
 		{name: "Transactions", weight: 3, play: transactions},
+		{name: "Tenants", weight: 1, play: tenants},
 		{name: "Batches", play: batches},
 		{name: "Export and import", play: copies},
 		{name: "Killed connections", weight: 1, play: killed},
