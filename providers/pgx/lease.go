@@ -91,11 +91,13 @@ func (l lease) release() bool {
 		return false
 	}
 	l.s.borrowed, l.s.returning = nil, true
+	gate := l.s.takeGate()
 	ended := l.s.endWatch()
 	l.s.statement.ctx.Context = context.Background()
 	l.s.mu.Unlock()
 	ended.wait()
 	conn.Release()
+	leaveGate(gate)
 	return true
 }
 
@@ -110,6 +112,7 @@ func (l lease) evict() bool {
 	}
 	l.s.borrowed = nil
 	l.s.lease++
+	gate := l.s.takeGate()
 	ended := l.s.endWatch()
 	l.s.mu.Unlock()
 	p := l.s.pool
@@ -117,6 +120,7 @@ func (l lease) evict() bool {
 	conn.Hijack() // frees the place in the pool; the object stays the borrower's
 	p.gone(l.s)
 	l.s.returned()
+	leaveGate(gate)
 	l.s.cut() // ends whatever the borrower waits for
 	ended.wait()
 	f.End(0, nil)

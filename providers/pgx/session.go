@@ -116,10 +116,7 @@ func (s *session) returned() {
 	s.held, s.holder, s.stack, s.borrowed, s.anchor, s.watched = false, nil, "", nil, nil, false
 	s.returning = false
 	s.lease++
-	gate := s.gate
-	s.gate = nil
 	s.mu.Unlock()
-	leaveGate(gate)
 	if s.own.Load() {
 		s.own.Store(false)
 	}
@@ -149,6 +146,14 @@ func (s *session) uncount() {
 		s.counted = false
 		s.pool.gauges.open.Add(-1)
 	}
+}
+
+// takeGate needs the lock, and the caller to leave the gate once the pool has the
+// connection back: whoever is admitted then finds it, rather than make another.
+func (s *session) takeGate() providers.Gate {
+	gate := s.gate
+	s.gate = nil
+	return gate
 }
 
 // heldBy describes the borrower, and whether there is one. Where it was not
