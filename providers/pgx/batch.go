@@ -2,7 +2,6 @@ package pgx
 
 import (
 	"context"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,14 +19,14 @@ type batchResults struct {
 	batch  *pgx.Batch
 	tx     *Tx
 	closed bool
-	// hidden counts down to the result of the settings.
-	hidden int
-	err    error
+	// hidden counts down to the result of the settings; isScoped says that there
+	// are some.
+	hidden   int
+	isScoped bool
+	// parts are the next result objects. None is handed out twice.
+	parts []part
+	err   error
 }
-
-// batchRows are where batches take their result objects from, so that these
-// cost next to no allocation. None is handed out twice.
-var batchRows = sync.Pool{New: func() any { return new(rowSource) }}
 
 // batchSender is a connection of the driver's, or a transaction of it.
 type batchSender interface {
@@ -85,7 +84,7 @@ func (p *Pool) hideSettings(r *batchResults, confined *pgx.Batch, before dirt) {
 	for _, q := range r.batch.QueuedQueries {
 		p.soil(s.conn, q.SQL)
 	}
-	r.hidden = 1
+	r.hidden, r.isScoped = 1, true
 	if beginsTx(confined) {
 		r.hidden = 2 // behind its own BEGIN
 	}
@@ -127,18 +126,7 @@ func (r *batchResults) Query() (pgx.Rows, error) {
 }
 
 // QueryRow reads the next result as a row.
-func (r *batchResults) QueryRow() pgx.Row { return (*row)(r.next()) }
-
-// next makes rows of the next result that occupy nothing themselves.
-func (r *batchResults) next() *rows {
-	source := batchRows.Get().(*rowSource)
-	rs := source.next()
-	batchRows.Put(source)
-	rs.st, rs.ctx, rs.begun, rs.part = statement{lease: r.st.lease}, r.ctx, true, true
-	r.advance()
-	rs.Rows, _ = r.BatchResults.Query() // its error is the rows' own
-	return rs
-}
+func (r *batchResults) QueryRow() pgx.Row { return (*partRow)(r.next()) }
 
 // Tx is the transaction that the batch began with [pgx.Batch.BeginTx], or nil.
 func (r *batchResults) Tx() pgx.Tx {

@@ -129,7 +129,7 @@ func TestBatchRowsAbandonLeavesTheRestAlone(t *testing.T) {
 	if err != nil || !rows.Next() {
 		t.Fatal(err)
 	}
-	rows.(*rowsType).Abandon()
+	rows.(interface{ Abandon() }).Abandon()
 	if err := results.Close(); err != nil {
 		t.Error(err)
 	}

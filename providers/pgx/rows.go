@@ -25,8 +25,6 @@ type rows struct {
 	// transaction of its own because of it.
 	scope   []providers.Setting
 	inScope bool
-	// part says that the rows are one result of a batch.
-	part bool
 	// begun says that it is too late to run the statement again.
 	begun bool
 	done  bool
@@ -134,9 +132,7 @@ func (r *rows) closeAround(err error) error {
 func (r *rows) finish(err error) {
 	r.done, r.err = true, err
 	r.firing.End(r.Rows.CommandTag().RowsAffected(), err)
-	if !r.part {
-		r.st.end()
-	}
+	r.st.end()
 	// The object may outlive the query by long: keep no more than its errors.
 	r.ctx, r.around, r.firing, r.scope, r.st = nil, nil, nil, nil, statement{}
 }
@@ -230,14 +226,14 @@ const (
 )
 
 // Abandon closes the rows without reading a long rest: it has the server stop.
-// Inside a transaction or a batch, which a stopped statement would fail, the
-// rest is read after all.
+// Inside a transaction, which a stopped statement would fail, the rest is read
+// after all.
 func (r *rows) Abandon() {
 	if r.done {
 		return
 	}
 	r.begun = true // nothing is run again
-	if r.part || r.st.lease.conn().PgConn().TxStatus() != 'I' {
+	if r.st.lease.conn().PgConn().TxStatus() != 'I' {
 		r.Close()
 		return
 	}

@@ -1,0 +1,122 @@
+package pgx
+
+import (
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// part is one result of a batch as rows. It occupies nothing itself, and is much
+// smaller than the rows of a statement, as a batch can have many.
+type part struct {
+	pgx.Rows
+
+	results *batchResults
+	err     error
+	done    bool
+}
+
+// Next moves to the next row.
+func (r *part) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+// Scan reads the row. An error closes the rows, as in pgx.
+func (r *part) Scan(dest ...any) error {
+	err := r.Rows.Scan(dest...)
+	if err != nil {
+		r.Close()
+	}
+	return err
+}
+
+// Values reads the row. An error closes the rows, as in pgx.
+func (r *part) Values() ([]any, error) {
+	values, err := r.Rows.Values()
+	if err != nil {
+		r.Close()
+	}
+	return values, err
+}
+
+// Err is what went wrong, known for certain once the rows are closed.
+func (r *part) Err() error {
+	if r.done {
+		return r.err
+	}
+	return r.results.mapped(r.Rows.Err())
+}
+
+// Close reads the rest of the result.
+func (r *part) Close() {
+	if r.done {
+		return
+	}
+	r.Rows.Close()
+	r.done, r.err = true, r.results.mapped(r.Rows.Err())
+}
+
+// Abandon closes the rows. A statement that was stopped would fail the batch, so the
+// rest is read after all.
+func (r *part) Abandon() { r.Close() }
+
+// Conn returns the raw connection, which is closed afterwards instead of reused.
+// It is nil after the end, and where it would be confined to a scope until then
+// only.
+func (r *part) Conn() *pgx.Conn {
+	s := r.results.st.lease.s
+	if r.done || r.results.isScoped && r.results.tx == nil {
+		return nil
+	}
+	s.retire()
+	return r.Rows.Conn()
+}
+
+// partRow is a part of which only the first row is read.
+type partRow part
+
+// Scan reads the first row into dest and ends the result. Without a row the error
+// is [pgx.ErrNoRows].
+func (r *partRow) Scan(dest ...any) error {
+	rows := (*part)(r)
+	if rows.done {
+		if rows.err != nil {
+			return rows.err
+		}
+		return errScannedTwice
+	}
+	defer rows.Close() // also when a Scanner of the application panics
+	for _, d := range dest {
+		if _, ok := d.(*pgtype.DriverBytes); ok {
+			return errDriverBytes
+		}
+	}
+	if !rows.Next() {
+		if rows.err != nil {
+			return rows.err
+		}
+		return pgx.ErrNoRows
+	}
+	_ = rows.Scan(dest...) // its error is the rows'
+	rows.Close()           // the statement has only succeeded once its end was read
+	return rows.err
+}
+
+// mostParts is how many are allocated at once.
+const mostParts = 64
+
+// next makes rows of the next result.
+func (r *batchResults) next() *part {
+	if len(r.parts) == 0 {
+		r.parts = make([]part, min(max(r.batch.Len(), 1), mostParts))
+	}
+	next := &r.parts[0]
+	r.parts = r.parts[1:]
+	r.advance()
+	next.results = r
+	next.Rows, _ = r.BatchResults.Query() // its error is the rows' own
+	return next
+}
