@@ -33,7 +33,7 @@ func (st *statement) end() {
 	if st.owned {
 		st.lease.release()
 	} else {
-		st.lease.s.unwatch()
+		st.lease.unwatch()
 	}
 	if st.cancel != nil {
 		st.cancel()

@@ -92,7 +92,7 @@ func (p *Pool) beginOn(ctx context.Context, l lease, borrower *Conn, opts provid
 	err := errInTx // BEGIN inside a transaction only makes the server warn
 	if l.conn().PgConn().TxStatus() == 'I' {
 		inner, err = p.beginConfined(l.s.watch(ctx), l.s, pgxTxOptions(opts), scope)
-		l.s.unwatch()
+		l.unwatch()
 	}
 	if err != nil {
 		err = &providers.TxError{

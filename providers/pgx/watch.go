@@ -59,9 +59,15 @@ func (s *session) watch(ctx context.Context) context.Context {
 }
 
 // unwatch ends the watch, if there is one. What the end of the context set off is
-// over when it returns.
-func (s *session) unwatch() {
+// over when it returns. Once the connection was given back, which ended it as
+// well, the watch is that of somebody else.
+func (l lease) unwatch() {
+	s := l.s
 	s.mu.Lock()
+	if s.lease != l.no || s.borrowed == nil {
+		s.mu.Unlock()
+		return
+	}
 	ended := s.endWatch()
 	s.statement.ctx.Context = context.Background() // keeps nothing of the caller's
 	s.mu.Unlock()

@@ -65,3 +65,55 @@ func TestContextsThatEndAfterwards(t *testing.T) {
 		t.Errorf("the connection was replaced: server process %d, then %d", pid, got)
 	}
 }
+
+// onLeave is a gate that says when the pool has the connection back.
+type onLeave func()
+
+func (onLeave) Enter(context.Context) error { return nil }
+func (g onLeave) Leave()                    { g() }
+
+// A transaction that ends looks no more after the statements of a connection that
+// went on to somebody else meanwhile.
+func TestTheEndOfATransactionIsNotThatOfTheNextStatement(t *testing.T) {
+	for name, end := range map[string]func(tx providers.Tx) error{
+		"commit":   func(tx providers.Tx) error { return tx.Commit(t.Context()) },
+		"rollback": func(tx providers.Tx) error { return tx.Rollback(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var p *Pool
+			next := make(chan error, 1)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			returned := onLeave(func() {
+				go func() {
+					_, err := p.Exec(asTenant(ctx, ""), "select pg_sleep(600)")
+					next <- err
+				}()
+				eventually(t, "somebody else uses the connection", p.anyWatched)
+			})
+			p = openPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 1}, Scope: func(ctx context.Context) (providers.Scope, error) {
+				if ctx.Value(tenantKey{}) == nil {
+					return providers.Scope{Gate: returned}, nil
+				}
+				return providers.Scope{}, nil
+			}})
+			tx, err := p.Begin(t.Context(), providers.TxOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := end(tx); err != nil {
+				t.Error(err)
+			}
+			cancel()
+			select {
+			case err := <-next:
+				if !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			case <-time.After(patience):
+				t.Error("the context of the next statement is ignored")
+				p.Unwrap().Reset()
+			}
+		})
+	}
+}
