@@ -54,7 +54,8 @@ var dirtFunctions = map[string]bool{
 	"set_config": true, "setseed": true,
 	"pg_advisory_lock": true, "pg_advisory_lock_shared": true,
 	"pg_try_advisory_lock": true, "pg_try_advisory_lock_shared": true,
-	"pg_temp": true, // not a function: the schema of temporary tables
+	"pg_temp":     true, // not a function: the schema of temporary tables
+	"pg_settings": true, // nor is this: an UPDATE of it is a SET
 }
 
 // classify tells what a statement, or several, may leave behind in the session.
@@ -90,6 +91,9 @@ func classify(sql string) dirt {
 		previous = word
 	}
 	over()
+	if strings.Contains(sql, `&"`) { // U&"\0073et_config" is a name as well
+		d |= dirtState
+	}
 	return d
 }
 

@@ -57,6 +57,8 @@ func TestClassify(t *testing.T) {
 		{"select set_config('a.b', 'c', false)", state},
 		{"select pg_catalog.set_config ('a.b', 'c', false)", state},
 		{`select "set_config"('a.b', 'c', false)`, state},
+		{`select U&"s\0065t_config"('a.b', 'c', false)`, state},
+		{"update pg_settings set setting = 'x' where name = 'work_mem'", state},
 		{"with s as (select setseed(0.5)) select 1 from s", state},
 		{"select pg_advisory_lock(1)", state},
 		{"select pg_try_advisory_lock_shared(1)", state},
