@@ -161,8 +161,21 @@ func (r *rows) retry(err error) bool {
 		return false
 	}
 	r.begun = true
-	r.Rows, err = conn.Query(r.ctx, r.st.sql, r.st.args...)
-	return err == nil
+	return r.ask() == nil
+}
+
+// ask sends the statement as it is. An argument that panics ends the rows.
+func (r *rows) ask() (err error) {
+	r.Rows = failedRows(errPanicked)
+	panicking := true
+	defer func() {
+		if panicking {
+			r.Close()
+		}
+	}()
+	r.Rows, err = r.st.lease.conn().Query(r.ctx, r.st.sql, r.st.args...)
+	panicking = false
+	return err
 }
 
 // row is rows of which only the first is read.

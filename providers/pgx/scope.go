@@ -68,8 +68,7 @@ func (p *Pool) queryInBlock(r *rows, st *statement) error {
 		return err
 	}
 	r.inScope = true
-	r.Rows, err = st.lease.conn().Query(r.ctx, st.sql, st.args...)
-	return err
+	return r.ask()
 }
 
 func (p *Pool) execScoped(ctx context.Context, st *statement, scope []providers.Setting, stale []string) (tag pgconn.CommandTag, err error) {
