@@ -254,7 +254,7 @@ func (s *leakSite) paths() map[string]leakPath {
 
 // refusedOutright reports a path on which a tenant can do nothing at all.
 func (s *leakSite) refusedOutright(path string) bool {
-	return s.rls && strings.HasSuffix(path, "CopyFrom")
+	return s.rls && strings.HasSuffix(path, "CopyFrom") || !s.rls && path == "SendBatch with BeginTx"
 }
 
 // refusedCopy is a COPY into a table that the server refuses to copy into.

@@ -41,6 +41,9 @@ func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
+	if changesMeaning(scope.Settings, nil) {
+		return sendInBlock(ctx, p, b)
+	}
 	confined, err := p.confinedBatch(b, scope.Settings, false)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
@@ -55,6 +58,48 @@ func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		l.anchor(r)
 	}
 	return r
+}
+
+// blockResults are those of a batch in a transaction that ends with them.
+type blockResults struct {
+	pgx.BatchResults
+
+	ctx    context.Context //nolint:containedctx // that of the batch
+	tx     *Tx
+	closed bool
+	err    error
+}
+
+// Close ends the results, and the transaction: it commits if all went well.
+func (r *blockResults) Close() error {
+	if r.closed {
+		return r.err
+	}
+	r.closed = true
+	defer func() { _ = r.tx.Rollback(r.ctx) }() // after a commit it does nothing
+	if r.err = r.BatchResults.Close(); r.err == nil {
+		r.err = r.tx.Commit(r.ctx)
+	}
+	return r.err
+}
+
+// sendInBlock sends a batch in a transaction of its own, where the settings of the
+// scope decide what names mean: the driver prepares the statements ahead, so the
+// settings must be there before.
+func sendInBlock(ctx context.Context, on scopeBeginner, b *pgx.Batch) pgx.BatchResults {
+	tx, err := on.begin(ctx, providers.TxOptions{})
+	if err != nil {
+		return pgx.FailedBatchResults(b, err)
+	}
+	sent := false
+	defer func() {
+		if !sent { // an argument of the application panicked
+			_ = tx.Rollback(ctx)
+		}
+	}()
+	results := tx.SendBatch(ctx, b)
+	sent = true
+	return &blockResults{BatchResults: results, ctx: ctx, tx: tx}
 }
 
 // sendBatch sends b, as confined where that is another.

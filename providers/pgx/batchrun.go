@@ -154,7 +154,7 @@ func newStream(ctx context.Context, p *Pool, l lease, call *providers.BatchCall)
 	s.inTx = s.conn.PgConn().TxStatus() != 'I'
 	s.known = descriptionsOf(l.s)
 	s.trace.batch = l.s.config.Tracer.(*tracer).batch
-	s.pipe = s.conn.PgConn().StartPipeline(l.s.watch(ctx))
+	s.pipe = s.conn.PgConn().StartPipeline(ctx)
 	return s
 }
 

@@ -250,12 +250,14 @@ func (p *Pool) confinedBatch(b *pgx.Batch, scope []providers.Setting, inTx bool)
 	return &confined, nil
 }
 
+// scopeBeginner is a pool or a connection.
+type scopeBeginner interface {
+	begin(ctx context.Context, opts providers.TxOptions) (*Tx, error)
+}
+
 // inScope runs fn in a transaction of the scope, for what the settings cannot
 // travel with in one flush.
-func inScope[T any](ctx context.Context, on interface {
-	begin(ctx context.Context, opts providers.TxOptions) (*Tx, error)
-}, fn func(tx *Tx) (T, error),
-) (T, error) {
+func inScope[T any](ctx context.Context, on scopeBeginner, fn func(tx *Tx) (T, error)) (T, error) {
 	tx, err := on.begin(ctx, providers.TxOptions{})
 	if err != nil {
 		var none T

@@ -141,6 +141,9 @@ func (c *Conn) begin(ctx context.Context, opts providers.TxOptions) (*Tx, error)
 
 // SendBatch sends every statement of b in one flush.
 func (c *Conn) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if changesMeaning(c.confined, nil) {
+		return sendInBlock(ctx, c, b)
+	}
 	confined, err := c.pool().confinedBatch(b, c.confined, false)
 	if err == nil {
 		err = c.pool().within(ctx, c.confined)
