@@ -104,6 +104,8 @@ var (
 	ErrNestedAcquire   = providers.ErrNestedAcquire
 	ErrConcurrentUse   = providers.ErrConcurrentUse
 	ErrReleased        = providers.ErrReleased
+	ErrOtherScope      = providers.ErrOtherScope
+	ErrEndsScope       = providers.ErrEndsScope
 	ErrTooManyRows     = providers.ErrTooManyRows
 	ErrTxPoisoned      = providers.ErrTxPoisoned
 	ErrUnknownProvider = providers.ErrUnknownProvider

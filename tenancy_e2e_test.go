@@ -51,7 +51,7 @@ func leakTime(t *testing.T) time.Duration {
 // contexts end and backends are killed. No tenant ever sees or writes a row of
 // another. What is true is kept outside of the library, see [ledger].
 func TestTenantsDoNotLeak(t *testing.T) {
-	for name, newSite := range map[string]func(testing.TB) *leakSite{"rls": rlsSite} {
+	for name, newSite := range map[string]func(testing.TB) *leakSite{"rls": rlsSite, "schema": schemaSite} {
 		for mode, options := range map[string][]pgkeel.Option{
 			"plain":     {pgkeel.WithDeadlinePropagation()},
 			"pipelined": {pgkeel.WithPipelining(pgkeel.Pipelining{})},
@@ -98,7 +98,7 @@ func TestLeaksAreFoundOnEveryPath(t *testing.T) {
 // Whatever goes wrong on a path, also with a statement that the connection has not
 // met yet, the connection comes back.
 func TestEveryFaultOnEveryPathGivesTheConnectionBack(t *testing.T) {
-	for name, newSite := range map[string]func(testing.TB) *leakSite{"rls": rlsSite} {
+	for name, newSite := range map[string]func(testing.TB) *leakSite{"rls": rlsSite, "schema": schemaSite} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
 			s.open(t, pgkeel.WithTenancy(s.mode))

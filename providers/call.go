@@ -68,22 +68,27 @@ func FirstRow(rows pgx.Rows) pgx.Row { return firstRow{rows} }
 type firstRow struct{ rows pgx.Rows }
 
 // Scan reads the first row into dest.
-func (r firstRow) Scan(dest ...any) error {
-	defer r.rows.Close()
+func (r firstRow) Scan(dest ...any) error { return ScanFirst(r.rows, dest) }
+
+// ScanFirst reads the first row into dest and closes the rows, also when a Scanner
+// of the application panics. Without a row its error is [pgx.ErrNoRows].
+func ScanFirst(rows pgx.Rows, dest []any) error {
+	defer rows.Close()
 	for _, d := range dest {
 		if _, ok := d.(*pgtype.DriverBytes); ok {
 			return errDriverBytes
 		}
 	}
-	if !r.rows.Next() {
-		if err := r.rows.Err(); err != nil {
+	if !rows.Next() {
+		if err := rows.Err(); err != nil {
 			return err
 		}
 		return pgx.ErrNoRows
 	}
-	if err := r.rows.Scan(dest...); err != nil {
+	scanErr := rows.Scan(dest...)
+	rows.Close() // the statement has only succeeded once its end was read
+	if err := rows.Err(); err != nil {
 		return err
 	}
-	r.rows.Close() // the statement has only succeeded once its end was read
-	return r.rows.Err()
+	return scanErr
 }

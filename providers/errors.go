@@ -30,6 +30,14 @@ var (
 		"it belongs to one goroutine at a time, and the rows of one statement must be closed before the next")
 	// ErrReleased means that a connection was used after its Release.
 	ErrReleased = errors.New("pgkeel: the connection was released; nothing was sent")
+	// ErrOtherScope means that the context of an operation belongs to another
+	// scope (tenant) than the transaction or connection. See [ScopeFunc].
+	ErrOtherScope = errors.New("pgkeel: the context belongs to another scope (tenant) than the transaction or connection, " +
+		"which stays in the one that it began in; begin another one for it; nothing was sent")
+	// ErrEndsScope means that a statement would end the transaction by which it is
+	// confined to its scope (tenant). See [ScopeFunc].
+	ErrEndsScope = errors.New("pgkeel: a statement that begins or ends a transaction, or in a batch can do so inside (DO, CALL), " +
+		"would leave its scope (tenant); use Begin, RunTx, Commit and Rollback; nothing was sent")
 	// ErrTooManyRows means that a query for one row returned more.
 	ErrTooManyRows = errors.New("pgkeel: more than one row")
 	// ErrTxPoisoned means that a nested transaction could not be undone, so

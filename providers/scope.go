@@ -1,6 +1,10 @@
 package providers
 
-import "context"
+import (
+	"context"
+	"slices"
+	"strconv"
+)
 
 // ScopeFunc says what everything done with a context is confined to, or why
 // nothing may be done with it: then nothing is sent. It is asked at the
@@ -8,7 +12,9 @@ import "context"
 // returns belong to the caller, who does not change them.
 //
 // A transaction, and a connection taken out of the pool, stay in the scope that
-// they began in: a statement with a context of another scope is refused there.
+// they began in: a statement with a context of another scope is refused there with
+// [ErrOtherScope]. A statement that would end the transaction of its settings is
+// refused with [ErrEndsScope].
 type ScopeFunc func(ctx context.Context) (Scope, error)
 
 // Scope is what an operation is confined to. The zero Scope does not confine.
@@ -18,6 +24,39 @@ type Scope struct {
 	Settings []Setting
 	// Gate bounds what runs at a time. Optional.
 	Gate Gate
+}
+
+// WithinScope puts a call's own settings behind those of its scope. Of two limits
+// of a statement's time the shorter one counts.
+func WithinScope(scope, settings []Setting) []Setting {
+	if len(settings) == 0 {
+		return slices.Clip(scope)
+	}
+	all := slices.Concat(scope, settings)
+	for i := range all[len(scope):] {
+		if own := &all[len(scope)+i]; own.Name == statementTimeout {
+			own.Value = shorter(scope, own.Value)
+		}
+	}
+	return all
+}
+
+const statementTimeout = "statement_timeout"
+
+// shorter is a statement's limit in milliseconds, or that of its scope if that is
+// shorter.
+func shorter(scope []Setting, limit string) string {
+	for _, s := range scope {
+		if s.Name != statementTimeout {
+			continue
+		}
+		most, err := strconv.ParseInt(s.Value, 10, 64)
+		mine, mineErr := strconv.ParseInt(limit, 10, 64)
+		if err == nil && most > 0 && (mineErr != nil || mine <= 0 || most < mine) {
+			return s.Value
+		}
+	}
+	return limit
 }
 
 // Gate bounds how many operations of one kind hold a connection at a time.

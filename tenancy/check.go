@@ -124,96 +124,81 @@ func (m *rlsMode) check(ctx context.Context, db providers.Querier) error {
 }
 
 func (m *rlsMode) checkRoles(ctx context.Context, db providers.Querier, args []any) ([]CheckFault, error) {
-	rows, err := db.Query(ctx, rolesSQL, args...)
+	roles, err := collect[struct {
+		Name                      string
+		Super, Bypass, Attainable bool
+	}](ctx, db, rolesSQL, args)
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
 	var faults []CheckFault
-	found := false
-	for rows.Next() {
-		var name string
-		var super, bypass, attainable bool
-		if err := rows.Scan(&name, &super, &bypass, &attainable); err != nil {
-			return nil, err
-		}
-		found = true
-		quoted := pgx.Identifier{name}.Sanitize()
+	for _, role := range roles {
+		quoted := pgx.Identifier{role.Name}.Sanitize()
 		fault := func(problem, fix string) {
 			faults = append(faults, CheckFault{"role " + quoted, problem, fix})
 		}
 		// What else it is does not matter to a superuser.
-		if super {
+		if role.Super {
 			fault("is a superuser, whom no policy binds", "connect as another role, or name one with tenancy.Role for what tenants do")
-		} else if bypass {
+		} else if role.Bypass {
 			fault("has BYPASSRLS, so no policy binds it", "alter role "+quoted+" nobypassrls, or name another with tenancy.Role for what tenants do"+
 				" and keep this one for tenancy.Bypass with tenancy.BypassRole")
 		}
-		if !attainable {
+		if !role.Attainable {
 			fault("cannot be assumed by the role that connects, which is no member", "grant "+quoted+" to the role that connects")
 		}
 	}
-	if m.role != "" && !found && rows.Err() == nil {
+	if m.role != "" && len(roles) == 0 {
 		quoted := pgx.Identifier{m.role}.Sanitize()
 		faults = append(faults, CheckFault{"role " + quoted, "does not exist", "create role " + quoted + ", and grant it to the role that connects"})
 	}
-	return faults, rows.Err()
+	return faults, nil
 }
 
 func (m *rlsMode) checkTables(ctx context.Context, db providers.Querier, args []any) ([]CheckFault, error) {
-	rows, err := db.Query(ctx, tablesSQL, args...)
+	tables, err := collect[struct {
+		Schema, Name, Kind     string
+		Enabled, Forced, Owned bool
+	}](ctx, db, tablesSQL, args)
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
 	var faults []CheckFault
-	for rows.Next() {
-		var schema, name, kind string
-		var enabled, forced, owned bool
-		if err := rows.Scan(&schema, &name, &kind, &enabled, &forced, &owned); err != nil {
-			return nil, err
-		}
-		if m.skipped(schema, name) {
-			continue
-		}
-		quoted := pgx.Identifier{schema, name}.Sanitize()
+	for _, table := range tables {
+		quoted := pgx.Identifier{table.Schema, table.Name}.Sanitize()
 		switch {
-		case kind == "f":
+		case m.skipped(table.Schema, table.Name):
+		case table.Kind == "f":
 			faults = append(faults, CheckFault{
 				"foreign table " + quoted, "has the column " + m.column + ", and foreign tables have no row security",
 				"revoke all on " + quoted + " from the role of tenants, or name it in tenancy.SkipTables",
 			})
-		case !enabled:
+		case !table.Enabled:
 			faults = append(faults, CheckFault{
 				"table " + quoted, "has the column " + m.column + " but no row security",
 				"run tenancy.Policies, or name it in tenancy.SkipTables",
 			})
-		case owned && !forced:
+		case table.Owned && !table.Forced:
 			faults = append(faults, CheckFault{
 				"table " + quoted, "belongs to the role of tenants, whom its policies do not bind",
 				"alter table " + quoted + " force row level security",
 			})
 		}
 	}
-	return faults, rows.Err()
+	return faults, nil
 }
 
 func (m *rlsMode) checkViews(ctx context.Context, db providers.Querier, args []any) ([]CheckFault, error) {
-	rows, err := db.Query(ctx, viewsSQL, args...)
+	views, err := collect[struct{ Schema, Name, Kind string }](ctx, db, viewsSQL, args)
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
 	var faults []CheckFault
-	for rows.Next() {
-		var schema, name, kind string
-		if err := rows.Scan(&schema, &name, &kind); err != nil {
-			return nil, err
-		}
-		quoted := pgx.Identifier{schema, name}.Sanitize()
+	for _, view := range views {
+		quoted := pgx.Identifier{view.Schema, view.Name}.Sanitize()
 		switch {
-		case m.skipped(schema, name):
-		case kind == "m":
+		case m.skipped(view.Schema, view.Name):
+		case view.Kind == "m":
 			faults = append(faults, CheckFault{
 				"materialized view " + quoted, "holds rows of tenants, and materialized views have no row security",
 				"revoke all on " + quoted + " from the role of tenants, or name it in tenancy.SkipTables",
@@ -226,7 +211,13 @@ func (m *rlsMode) checkViews(ctx context.Context, db providers.Querier, args []a
 			})
 		}
 	}
-	return faults, rows.Err()
+	return faults, nil
+}
+
+// collect reads all rows, column by column.
+func collect[T any](ctx context.Context, db providers.Querier, sql string, args []any) ([]T, error) {
+	rows, _ := db.Query(ctx, sql, args...) // its error is the rows' own
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[T])
 }
 
 // skipped reports whether the user takes it upon himself.

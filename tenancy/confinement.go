@@ -89,8 +89,8 @@ func BypassRole(name string) Option {
 }
 
 // TenantStatementTimeout is the server's limit for each statement of a tenant.
-// It is rounded up to milliseconds. A deadline of the context that is sent to
-// the server takes its place.
+// It is rounded up to milliseconds. Of it and a deadline of the context that is
+// sent to the server the shorter one counts.
 func TenantStatementTimeout(d time.Duration) Option {
 	return option(func(c *confinement) {
 		c.fault(d <= 0, "TenantStatementTimeout", "%s is no limit; leave the option out for none", d)

@@ -87,6 +87,9 @@ func (r *blockResults) Close() error {
 // scope decide what names mean: the driver prepares the statements ahead, so the
 // settings must be there before.
 func sendInBlock(ctx context.Context, on scopeBeginner, b *pgx.Batch) pgx.BatchResults {
+	if beginsTx(b) {
+		return pgx.FailedBatchResults(b, errBeginsInScope)
+	}
 	tx, err := on.begin(ctx, providers.TxOptions{})
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)

@@ -115,7 +115,7 @@ func (s *stream) peek() {
 	}
 	s.peeked, s.sourceErr = s.call.Next()
 	if q := s.peeked; q != nil && s.confined && s.pool.escapes(q.SQL, s.inTx) {
-		s.peeked, s.sourceErr = nil, errEndsScope
+		s.peeked, s.sourceErr = nil, providers.ErrEndsScope
 	}
 	if s.peeked == nil || s.sourceErr != nil {
 		s.peeked, s.exhausted = nil, true

@@ -2,7 +2,8 @@ package pgx
 
 import (
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pgkeel/pgkeel/providers"
 )
 
 // part is one result of a batch as rows. It occupies nothing itself, and is much
@@ -88,21 +89,7 @@ func (r *partRow) Scan(dest ...any) error {
 		}
 		return errScannedTwice
 	}
-	defer rows.Close() // also when a Scanner of the application panics
-	for _, d := range dest {
-		if _, ok := d.(*pgtype.DriverBytes); ok {
-			return errDriverBytes
-		}
-	}
-	if !rows.Next() {
-		if rows.err != nil {
-			return rows.err
-		}
-		return pgx.ErrNoRows
-	}
-	_ = rows.Scan(dest...) // its error is the rows'
-	rows.Close()           // the statement has only succeeded once its end was read
-	return rows.err
+	return providers.ScanFirst(rows, dest)
 }
 
 // mostParts is how many are allocated at once.

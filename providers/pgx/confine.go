@@ -4,21 +4,17 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
 
-var (
-	errOtherScope = &notSentError{errors.New("pgkeel: the context belongs to another scope (tenant) than the transaction or " +
-		"connection, which stays in the one that it began in; begin another one for it")}
-	errEndsScope = &notSentError{errors.New("pgkeel: a statement that begins or ends a transaction, or in a batch can do so " +
-		"inside (DO, CALL), would leave its scope (tenant); use Begin, RunTx, Commit and Rollback")}
-	errRawScope = errors.New("pgkeel: the pool is confined to scopes (tenants), which connections of the unwrapped pool " +
-		"keep by session state; that needs SessionReset other than ResetNever, and a profile other than ProfilePgBouncer")
-)
+var errBeginsInScope = &notSentError{errors.New("pgkeel: a batch cannot begin its transaction where the scope (tenant) decides " +
+	"what names mean (search_path, role); use Begin, and SendBatch of the transaction")}
+
+var errRawScope = errors.New("pgkeel: the pool is confined to scopes (tenants), which connections of the unwrapped pool " +
+	"keep by session state; that needs SessionReset other than ResetNever, and a profile other than ProfilePgBouncer")
 
 // confined is what an operation of the pool is confined to; nothing without
 // [providers.Config.Scope]. An error means that it may not begin.
@@ -43,40 +39,9 @@ func (p *Pool) confine(ctx context.Context, sql string, settings []providers.Set
 		return nil, nil, err
 	}
 	if len(scope.Settings) > 0 && p.endsScope(sql) {
-		return nil, nil, errEndsScope
+		return nil, nil, providers.ErrEndsScope
 	}
-	return joined(scope.Settings, settings), scope.Gate, nil
-}
-
-// joined puts a call's settings behind those of its scope. Of two limits of time
-// the shorter one counts.
-func joined(scope, settings []providers.Setting) []providers.Setting {
-	if len(settings) == 0 {
-		return slices.Clip(scope)
-	}
-	all := slices.Concat(scope, settings)
-	for i := range all[len(scope):] {
-		if own := &all[len(scope)+i]; own.Name == limitStatement {
-			own.Value = shorter(scope, own.Value)
-		}
-	}
-	return all
-}
-
-// shorter is a statement's limit in milliseconds, or that of its scope if that is
-// shorter.
-func shorter(scope []providers.Setting, limit string) string {
-	for _, s := range scope {
-		if s.Name != limitStatement {
-			continue
-		}
-		most, err := strconv.ParseInt(s.Value, 10, 64)
-		mine, mineErr := strconv.ParseInt(limit, 10, 64)
-		if err == nil && most > 0 && (mineErr != nil || mine <= 0 || most < mine) {
-			return s.Value
-		}
-	}
-	return limit
+	return providers.WithinScope(scope.Settings, settings), scope.Gate, nil
 }
 
 // within refuses what does not belong to the scope that a transaction or a
@@ -87,7 +52,7 @@ func (p *Pool) within(ctx context.Context, began []providers.Setting) error {
 	}
 	scope, err := p.confined(ctx)
 	if err == nil && !slices.Equal(scope.Settings, began) {
-		err = errOtherScope
+		err = providers.ErrOtherScope
 	}
 	return err
 }
@@ -194,7 +159,7 @@ func (p *Pool) keepRaw(ctx context.Context, conn *pgx.Conn) context.Context {
 	case err != nil:
 		return refusedContext{ctx, err}
 	case !slices.Equal(scope.Settings, s.scope):
-		return refusedContext{ctx, errOtherScope}
+		return refusedContext{ctx, providers.ErrOtherScope}
 	default:
 		return ctx
 	}
@@ -238,7 +203,7 @@ func (p *Pool) confinedBatch(b *pgx.Batch, scope []providers.Setting, inTx bool)
 	}
 	for _, q := range queued {
 		if p.escapes(q.SQL, inTx) {
-			return nil, errEndsScope
+			return nil, providers.ErrEndsScope
 		}
 	}
 	confined := *b

@@ -324,7 +324,7 @@ func TestScopesStayApart(t *testing.T) {
 	one, two := asTenant(t.Context(), "one"), asTenant(t.Context(), "two")
 	refused := func(t *testing.T, what string, err error) {
 		t.Helper()
-		if !errors.Is(err, errOtherScope) || providers.OutcomeOf(err) != providers.OutcomeNotSent {
+		if !errors.Is(err, providers.ErrOtherScope) || providers.OutcomeOf(err) != providers.OutcomeNotSent {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -381,12 +381,12 @@ func TestScopesStayApart(t *testing.T) {
 		}
 		defer c.Release()
 		_, err = c.Exec(two, "select 1")
-		if !errors.Is(err, errOtherScope) {
+		if !errors.Is(err, providers.ErrOtherScope) {
 			t.Error(err)
 		}
 		b := &pgx.Batch{}
 		b.Queue("select 1")
-		if err := c.SendBatch(two, b).Close(); !errors.Is(err, errOtherScope) {
+		if err := c.SendBatch(two, b).Close(); !errors.Is(err, providers.ErrOtherScope) {
 			t.Error(err)
 		}
 		if got, err := scanString(c.QueryRow(t.Context(), tenantSQL)); err != nil || got != "one" {
@@ -401,7 +401,7 @@ func TestNobodyEndsTheScope(t *testing.T) {
 	one := asTenant(t.Context(), "one")
 	refused := func(what string, err error) {
 		t.Helper()
-		if !errors.Is(err, errEndsScope) || providers.OutcomeOf(err) != providers.OutcomeNotSent {
+		if !errors.Is(err, providers.ErrEndsScope) || providers.OutcomeOf(err) != providers.OutcomeNotSent {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -501,15 +501,49 @@ func once(sql string) func() (*pgx.QueuedQuery, error) {
 	}
 }
 
-// Of the scope's limit of time and the call's the shorter one counts.
-func TestShorterLimit(t *testing.T) {
-	for _, tc := range []struct{ scope, call, want string }{
-		{"50", "60000", "50"}, {"50", "20", "20"}, {"0", "60", "60"}, {"50", "0", "50"}, {"2s", "60", "60"}, {"50", "1min", "50"},
+// Where the scope decides what names mean, a batch finds the tables of its scope on
+// a connection that has not met it, and is undone as a whole.
+func TestBatchesOfScopesThatChangeNames(t *testing.T) {
+	scope := func(ctx context.Context) (providers.Scope, error) {
+		scope, err := tenants(ctx)
+		if len(scope.Settings) > 0 {
+			scope.Settings = []providers.Setting{{Name: "search_path", Value: scope.Settings[0].Value}}
+		}
+		return scope, err
+	}
+	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 1}, Scope: scope})
+	mustExec(t, confinedTo{p, ""}, "create schema one; create table one.notes (id int primary key)")
+	one := asTenant(t.Context(), "one")
+	for name, send := range map[string]func(b *pgx.Batch) error{
+		"pool": func(b *pgx.Batch) error { return p.SendBatch(one, b).Close() },
+		"conn": func(b *pgx.Batch) error {
+			c, err := p.Acquire(one)
+			if err != nil {
+				return err
+			}
+			defer c.Release()
+			return c.(*Conn).SendBatch(one, b).Close()
+		},
 	} {
-		got := joined([]providers.Setting{{Name: "a.b", Value: "c"}, {Name: "statement_timeout", Value: tc.scope}},
-			[]providers.Setting{{Name: "statement_timeout", Value: tc.call}})
-		if got[2].Value != tc.want {
-			t.Errorf("%s within %s is %s, want %s", tc.call, tc.scope, got[2].Value, tc.want)
+		p.Reset()
+		insert := &pgx.Batch{}
+		insert.Queue("insert into notes values ($1)", 1)
+		if err := send(insert); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		twice := &pgx.Batch{}
+		twice.Queue("insert into notes values ($1)", 2)
+		twice.Queue("insert into notes values ($1)", 2)
+		if err := send(twice); err == nil {
+			t.Errorf("%s: a key twice", name)
+		}
+		begins := &pgx.Batch{}
+		begins.BeginTx(pgx.TxOptions{})
+		if err := send(begins); !errors.Is(err, errBeginsInScope) || providers.OutcomeOf(err) != providers.OutcomeNotSent {
+			t.Errorf("%s: a batch that begins: %v", name, err)
+		}
+		if n := value[int64](t, confinedTo{p, ""}, "with gone as (delete from one.notes returning 1) select count(*) from gone"); n != 1 {
+			t.Errorf("%s: %d rows", name, n)
 		}
 	}
 }

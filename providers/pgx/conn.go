@@ -63,9 +63,9 @@ func (c *Conn) enterStatement(ctx context.Context, sql string, settings []provid
 	}
 	if len(c.confined) > 0 {
 		if c.pool().endsScope(sql) {
-			return nil, errEndsScope
+			return nil, providers.ErrEndsScope
 		}
-		settings = joined(c.confined, settings)
+		settings = providers.WithinScope(c.confined, settings)
 	}
 	if err := c.enter(); err != nil {
 		return nil, err
@@ -165,11 +165,8 @@ func (c *Conn) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 
 // CopyFrom loads rows by COPY.
 func (c *Conn) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
-	if len(c.confined) > 0 {
+	if c.pool().cfg.Scope != nil {
 		return inScope(ctx, c, func(tx *Tx) (int64, error) { return tx.CopyFrom(ctx, table, columns, src) })
-	}
-	if err := c.pool().within(ctx, c.confined); err != nil {
-		return 0, err
 	}
 	if err := c.enter(); err != nil {
 		return 0, err
@@ -205,9 +202,8 @@ func (c *Conn) confineRaw() error {
 }
 
 // Unwrap returns the pgx connection underneath, or nil after Release, or while it
-// cannot be confined to its scope. Since
-// whoever has it could go on using it, the connection is closed at its release
-// instead of reused.
+// cannot be confined to its scope. Since whoever has it could go on using it, the
+// connection is closed at its release instead of reused.
 func (c *Conn) Unwrap() *pgx.Conn {
 	if c.lease.lost() {
 		return nil

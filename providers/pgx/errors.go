@@ -32,11 +32,9 @@ var (
 	errTxTimeout      = errors.New("transaction timeout")
 	errScannedTwice   = errors.New("pgkeel: the row was scanned already")
 	errPanicked       = errors.New("pgkeel: code of the application panicked or ended its goroutine")
-	errDriverBytes    = errors.New("pgkeel: cannot scan into *pgtype.DriverBytes from QueryRow: " +
-		"the bytes belong to the connection, which is back in the pool; scan into *[]byte")
-	errEndedBehind = errors.New("pgkeel: the transaction was ended by a statement (commit, rollback) instead of by its methods")
-	errCopyIn      = errors.New("pgkeel: COPY … FROM STDIN has no data here; use CopyFrom, CopyFromReader or package bulk")
-	errInTx        = errors.New("pgkeel: the connection has a transaction open; use that, or a savepoint of it; nothing was sent")
+	errEndedBehind    = errors.New("pgkeel: the transaction was ended by a statement (commit, rollback) instead of by its methods")
+	errCopyIn         = errors.New("pgkeel: COPY … FROM STDIN has no data here; use CopyFrom, CopyFromReader or package bulk")
+	errInTx           = errors.New("pgkeel: the connection has a transaction open; use that, or a savepoint of it; nothing was sent")
 )
 
 // dialResult is how the last attempt to connect ended.

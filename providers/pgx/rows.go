@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
@@ -196,21 +195,7 @@ func (r *row) Scan(dest ...any) error {
 	if rs.done {
 		return rs.scanned()
 	}
-	defer rs.Close() // also when a Scanner of the application panics
-	for _, d := range dest {
-		if _, ok := d.(*pgtype.DriverBytes); ok {
-			return errDriverBytes
-		}
-	}
-	if !rs.Next() {
-		if rs.err != nil {
-			return rs.err
-		}
-		return pgx.ErrNoRows
-	}
-	_ = rs.Scan(dest...) // its error is the rows'
-	rs.Close()           // the statement has only succeeded once its end was read
-	return rs.err
+	return providers.ScanFirst(rs, dest)
 }
 
 func (r *rows) scanned() error {

@@ -276,7 +276,7 @@ func (t *Tx) settingsBack(stale []string, scope []providers.Setting) ([]provider
 	if len(t.confined) == 0 {
 		return scope, stale
 	}
-	scope = joined(t.confined, scope)[len(t.confined):] // within its limit of time
+	scope = providers.WithinScope(t.confined, scope)[len(t.confined):] // within its limit of time
 	if len(stale) == 0 {
 		return scope, nil
 	}

@@ -114,7 +114,6 @@ func (p *Pool) describeScoped(ctx context.Context, s *session, known *descriptio
 		return nil, err
 	}
 	known.line = append(known.line, d)
-	known.bySQL[sql] = d
 	return d, nil
 }
 

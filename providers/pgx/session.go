@@ -73,12 +73,12 @@ type session struct {
 	// slab holds the next result objects for borrowers, anchor is the object
 	// that stands for this borrowing, watched says that the garbage collector
 	// watches it.
-	slab *slab
-	// gate admitted the borrower.
-	gate    providers.Gate
+	slab    *slab
 	anchor  any
 	watched bool
 	counted bool
+	// gate admitted the borrower.
+	gate providers.Gate
 }
 
 func sessionOf(conn *pgx.Conn) *session {

@@ -199,7 +199,7 @@ func (t *Tx) statement(cancel context.CancelFunc, sql string, args []any) statem
 // enterStatement is enterPlain for a statement, which must not end the scope.
 func (t *Tx) enterStatement(ctx context.Context, op, sql string) (context.Context, context.CancelFunc, error) {
 	if r := t.root; len(r.confined) > 0 && r.pool.endsScope(sql) {
-		return ctx, nil, errEndsScope
+		return ctx, nil, providers.ErrEndsScope
 	}
 	return t.enterPlain(ctx, op)
 }
@@ -254,7 +254,7 @@ func (t *Tx) Run(ctx context.Context, call *providers.Call) error {
 		return t.root.pool.run(ctx, &st, t.root.rows.next, call, nil, nil)
 	}
 	if r := t.root; len(r.confined) > 0 && r.pool.endsScope(call.SQL) {
-		return errEndsScope
+		return providers.ErrEndsScope
 	}
 	ctx, cancel, err := t.enter(ctx, call.Kind.String())
 	if err != nil {

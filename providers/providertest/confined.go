@@ -16,6 +16,7 @@ var confinedTests = []test{
 	{name: "OnEveryPath", run: testConfinedPaths},
 	{name: "GoneBehind", run: testConfinedGone},
 	{name: "CallsAddTheirOwn", run: testConfinedCalls},
+	{name: "ShorterLimit", run: testConfinedLimit},
 	{name: "DeclaredReadOnly", run: testConfinedReadOnly},
 	{name: "StaysWhereItBegan", run: testConfinedStays},
 	{name: "EndsWithAnyContext", run: testConfinedEnds},
@@ -203,6 +204,38 @@ func testConfinedCalls(t *testing.T, s suite) {
 			}
 		}
 	})
+}
+
+// A call's limit of time can shorten that of the scope, and not lengthen it.
+func testConfinedLimit(t *testing.T, s suite) {
+	limited := func(context.Context) (providers.Scope, error) {
+		return providers.Scope{Settings: []providers.Setting{{Name: "statement_timeout", Value: "5000"}}}, nil
+	}
+	p := s.openConfined(t, 1, limited)
+	const limit = "select current_setting('statement_timeout')"
+	check := func(on querier) {
+		for given, want := range map[string]string{"60000": "5s", "0": "5s", "1000": "1s"} {
+			call := scoped(providers.CallQuery, limit, nil, "statement_timeout", given)
+			var got string
+			err := on.Run(t.Context(), call)
+			if err == nil {
+				err = providers.FirstRow(call.Rows).Scan(&got)
+			}
+			if err != nil || got != want {
+				t.Errorf("%T: %s within 5000: %q, want %q; %v", on, given, got, want, err)
+			}
+			if err := on.QueryRow(t.Context(), limit).Scan(&got); err != nil || got != "5s" {
+				t.Errorf("%T: behind %s: %q; %v", on, given, got, err)
+			}
+		}
+	}
+	check(p)
+	tx, err := p.Begin(t.Context(), providers.TxOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(tx)
+	commit(t, tx)
 }
 
 func testConfinedReadOnly(t *testing.T, s suite) {

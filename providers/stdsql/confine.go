@@ -8,13 +8,6 @@ import (
 	"github.com/pgkeel/pgkeel/providers"
 )
 
-var (
-	errOtherScope = refused(errors.New("pgkeel: the context belongs to another scope (tenant) than the transaction or connection, " +
-		"which stays in the one that it began in; begin another one for it"))
-	errEndsScope = refused(errors.New("pgkeel: a statement that begins or ends a transaction would leave its scope (tenant); " +
-		"use Begin, Commit and Rollback"))
-)
-
 // confine asks what an operation is confined to. An error means that it may not
 // begin.
 func (p *Pool) confine(ctx context.Context) (providers.Scope, error) {
@@ -30,7 +23,7 @@ func (p *Pool) confine(ctx context.Context) (providers.Scope, error) {
 func (p *Pool) stays(ctx context.Context, began []providers.Setting) error {
 	scope, err := p.confine(ctx)
 	if err == nil && !slices.Equal(scope.Settings, began) {
-		return errOtherScope
+		return providers.ErrOtherScope
 	}
 	return err
 }
@@ -42,7 +35,7 @@ func (st *statement) keepScope() error {
 		return nil
 	}
 	if controlsTx(st.sql) {
-		return errEndsScope
+		return providers.ErrEndsScope
 	}
 	st.single = st.single || st.tx != nil && len(st.tx.root.confined) > 0 && mayEndTx(st.sql)
 	return nil

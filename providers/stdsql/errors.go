@@ -30,10 +30,8 @@ var (
 	errTaken          = errors.New("pgkeel: the connection was taken from its borrower")
 	errScannedTwice   = errors.New("pgkeel: the row was scanned already")
 	errNoRow          = errors.New("pgkeel: there is no current row: call Next first, and Scan before Close")
-	errDriverBytes    = errors.New("pgkeel: cannot scan into *pgtype.DriverBytes from QueryRow: " +
-		"the bytes belong to the connection, which is back in the pool; scan into *[]byte")
-	errNUL   = errors.New("pgkeel: the statement contains a NUL byte")
-	errSQLTx = errors.New("pgkeel: a transaction was begun in SQL on this connection: use Begin, " +
+	errNUL            = errors.New("pgkeel: the statement contains a NUL byte")
+	errSQLTx          = errors.New("pgkeel: a transaction was begun in SQL on this connection: use Begin, " +
 		"as nobody else knows when it ends")
 	errInTx = errors.New("pgkeel: the connection has a transaction open; use that, or a savepoint of it")
 )

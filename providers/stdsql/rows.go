@@ -318,21 +318,5 @@ func (r *row) Scan(dest ...any) error {
 		return errScannedTwice
 	}
 	r.scanned = true
-	defer r.rows.Close() // also when a Scanner of the application panics
-	for _, d := range dest {
-		if _, ok := d.(*pgtype.DriverBytes); ok {
-			return errDriverBytes
-		}
-	}
-	if !r.rows.Next() {
-		if err := r.rows.Err(); err != nil {
-			return err
-		}
-		return pgx.ErrNoRows
-	}
-	if err := r.rows.Scan(dest...); err != nil {
-		return err
-	}
-	r.rows.Close() // the statement has only succeeded once its end was read
-	return r.rows.Err()
+	return providers.ScanFirst(r.rows, dest)
 }

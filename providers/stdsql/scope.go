@@ -142,7 +142,7 @@ func (t *Tx) settle(ctx context.Context, op string, scope []providers.Setting) e
 	if len(scope) == 0 && r.isSettled() {
 		return nil
 	}
-	want := slices.Concat(r.confined, scope)
+	want := providers.WithinScope(r.confined, scope)
 	stale := staleSettings(r.applied, want)
 	if r.tainted { // a ROLLBACK TO of the application's own can bring back any of them
 		stale = staleSettings(r.touched, want)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -37,7 +36,7 @@ type statement struct {
 // confine gives a statement that is no transaction's its scope: what it is
 // confined to, what its call asks for, and what the context declares.
 func (st *statement) confine(ctx context.Context, confined, scope []providers.Setting) {
-	st.scope = declared(ctx, slices.Concat(confined, scope))
+	st.scope = declared(ctx, providers.WithinScope(confined, scope))
 	st.single = len(st.scope) > 0
 }
 
