@@ -287,17 +287,16 @@ func (q *queue) takeMark(m *marks) (Event, bool) {
 }
 
 // end discards what is there and refuses the rest. The first reason stays.
-func (q *queue) end(err error) bool {
+func (q *queue) end(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.err != nil {
-		return false
+		return
 	}
 	q.err = err
 	q.ring, q.n, q.tail = nil, 0, marks{}
 	close(q.done)
 	q.wake()
-	return true
 }
 
 func (q *queue) ended() error {

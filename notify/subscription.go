@@ -98,10 +98,11 @@ func (s *Subscription) Close() {
 	s.end(ErrUnsubscribed)
 }
 
+// end forgets the subscription before anybody learns of its end, so that who does
+// finds it gone from the statistics.
 func (s *Subscription) end(err error) {
-	if s.q.end(err) {
-		s.l.remove(s)
-	}
+	s.l.remove(s)
+	s.q.end(err)
 }
 
 // channel is a channel that somebody subscribes to; under the listener's lock.
@@ -126,12 +127,18 @@ func (c *channel) add(s *Subscription) {
 	c.subs = append(c.subs, s)
 }
 
-func (c *channel) remove(s *Subscription) {
+// remove takes the subscription out, and reports whether it was still there.
+func (c *channel) remove(s *Subscription) bool {
+	if s.place < 0 {
+		return false
+	}
 	last := len(c.subs) - 1
 	c.subs[s.place] = c.subs[last]
 	c.subs[s.place].place = s.place
 	c.subs[last] = nil
 	c.subs = c.subs[:last]
+	s.place = -1
+	return true
 }
 
 // Subscribe subscribes to a channel until the context ends, or Close. When it
@@ -213,7 +220,9 @@ func (l *Listener) listening(ctx context.Context, s *Subscription) error {
 func (l *Listener) remove(s *Subscription) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.ch.remove(s)
+	if !s.ch.remove(s) {
+		return
+	}
 	l.subscribers--
 	if len(s.ch.subs) == 0 && l.channels[s.ch.name] == s.ch {
 		delete(l.channels, s.ch.name)
