@@ -162,6 +162,21 @@ type Config struct {
 	// Scope confines what is done with a context, on every path. Default: nothing.
 	Scope ScopeFunc
 
+	// Route says where an attempt to connect goes: a DSN, of which the host, port,
+	// TLS, user, password and database count. It is asked before each attempt, and
+	// may wait until its context ends, such as while there is no primary. Not every
+	// provider can. Default: always DSN.
+	Route func(ctx context.Context) (dsn string, err error)
+	// OnTrouble hears of each error that puts the server in doubt: an attempt to
+	// connect that failed, a connection that was lost, and a write that was refused
+	// on a session that may write (SQLSTATE 25006). It has to be quick, and safe for
+	// concurrent use. Not every provider can. Default: nobody.
+	OnTrouble func(err error)
+	// ReadOnly has the server hold every session to reading, from its start
+	// (default_transaction_read_only), so that a statement declared to only read
+	// needs nothing more. Not every provider can. Default: sessions may write.
+	ReadOnly bool
+
 	// AfterConnect runs on each new connection, before the warm-up queries:
 	// the place to register types.
 	AfterConnect func(ctx context.Context, conn *pgx.Conn) error

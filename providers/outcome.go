@@ -70,7 +70,7 @@ func OutcomeOf(err error) Outcome {
 func refused(err error) bool {
 	for _, state := range []error{
 		ErrPoolClosed, ErrPoolExhausted, ErrUnreachable, ErrNestedAcquire, ErrConcurrentUse, ErrReleased,
-		ErrOtherScope, ErrEndsScope,
+		ErrOtherScope, ErrEndsScope, ErrBehind,
 	} {
 		if errors.Is(err, state) {
 			return true

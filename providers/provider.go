@@ -104,3 +104,26 @@ type Unwrapper interface {
 	// like all others.
 	Unwrap() *pgxpool.Pool
 }
+
+// Starter is a pool that begins a transaction together with its first statement.
+type Starter interface {
+	// BeginWith is Begin with a statement that returns no rows, in the flush of the
+	// BEGIN. If it fails the transaction is over, as if it had never begun.
+	BeginWith(ctx context.Context, opts TxOptions, first Statement) (Tx, error)
+}
+
+// Statement is a statement with its arguments.
+type Statement struct {
+	// SQL is the statement, in pgx's syntax.
+	SQL string
+	// Args are its arguments.
+	Args []any
+}
+
+// Evictor is a pool that can end its connections at once.
+type Evictor interface {
+	// Evict ends every connection that there is, those in use as well: what runs on
+	// them fails as it does when a connection is lost. The pool goes on with new
+	// ones.
+	Evict()
+}
