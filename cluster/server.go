@@ -1,0 +1,42 @@
+package cluster
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// server is one server of the cluster, whatever its role is at the moment.
+type server struct {
+	*Replica
+
+	dsn string
+	// position is what it had replayed, or written, at the last look. It only grows
+	// while the server runs.
+	position atomic.Uint64
+	// lag is how long ago the primary was where this server is, in nanoseconds.
+	lag atomic.Int64
+	// pool is for reads while it is a standby; nil before the first one.
+	pool atomic.Pointer[readPool]
+}
+
+// readPool is a pool of sessions that only read.
+type readPool struct{ providers.Pool }
+
+// view is what is known of the cluster at a moment. It is never changed: a newer
+// one takes its place.
+type view struct {
+	// writer is the primary, nil while none is known.
+	writer *server
+	// timeline is the primary's, and start the first position seen on it: all that
+	// survived of earlier timelines lies before.
+	timeline uint32
+	start    providers.LSN
+	// replicas are the standbys that are fit to read from, in the order of discovery.
+	replicas []*server
+	// newer is closed when there is a newer view.
+	newer chan struct{}
+}
+
+func (s *server) lagNow() time.Duration { return time.Duration(s.lag.Load()) }
