@@ -166,7 +166,7 @@ func (p *Pool) limitWait(w *wait) (context.Context, func()) {
 
 // beforeConnect runs when a connection begins to be made, on behalf of the wait
 // in the context if there is one.
-func (p *Pool) beforeConnect(ctx context.Context, _ *pgx.ConnConfig) error {
+func (p *Pool) beforeConnect(ctx context.Context, config *pgx.ConnConfig) error {
 	if ctx.Value(startupKey{}) != nil {
 		return errStartup
 	}
@@ -176,7 +176,7 @@ func (p *Pool) beforeConnect(ctx context.Context, _ *pgx.ConnConfig) error {
 			w.onDial()
 		}
 	}
-	return nil
+	return p.route(ctx, config)
 }
 
 // enter joins the line, unless that would complete a deadlock: every
@@ -310,7 +310,10 @@ func (p *Pool) waitEnded(w *wait, cause error) error {
 		}
 	}
 	reason := p.lastDialError()
-	if reason == nil {
+	switch {
+	case p.routes.asking.Load() > 0:
+		reason = errNoRoute
+	case reason == nil:
 		reason = errors.New("the server did not answer in time")
 	}
 	return &providers.UnreachableError{Waited: waited, Err: errors.Join(reason, cause)}
@@ -322,7 +325,7 @@ func (p *Pool) noneCameBack(w *wait, holders []providers.Holder) bool {
 	if w.dials.Load() || len(holders) == 0 {
 		return false
 	}
-	return p.pool.Stat().ConstructingConns() == 0 || p.lastDialError() == nil
+	return p.pool.Stat().ConstructingConns() == 0 || p.lastDialError() == nil && p.routes.asking.Load() == 0
 }
 
 // maxHolders is how many holders an error names.

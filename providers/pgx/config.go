@@ -94,7 +94,15 @@ func applyTimeouts(pc *pgxpool.Config, c providers.Config, named map[string]stri
 	if c.StatementTimeout > 0 {
 		cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(ceilMillis(c.StatementTimeout), 10)
 	}
+	if readsOnly(c) {
+		cc.RuntimeParams["default_transaction_read_only"] = "on"
+	}
 }
+
+// readsOnly reports whether the server itself holds every session to reading. It
+// hears of that at start-up, which PgBouncer would reject; what is declared to
+// read says so with each statement there.
+func readsOnly(c providers.Config) bool { return c.ReadOnly && c.Profile != providers.ProfilePgBouncer }
 
 func applyProfile(pc *pgxpool.Config, profile providers.Profile) {
 	cc := pc.ConnConfig

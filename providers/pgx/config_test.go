@@ -3,6 +3,7 @@ package pgx
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"strings"
@@ -37,6 +38,9 @@ func (nopTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQu
 	return ctx
 }
 func (nopTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// troubles counts what OnTrouble heard.
+var troubles int
 
 // carried says for each field of Config where it arrives. A field without a
 // line here fails the test.
@@ -83,6 +87,24 @@ var carried = map[string]struct {
 			return err
 		},
 	},
+	"Route": {
+		func(c *providers.Config) {
+			c.Route = func(context.Context) (string, error) { return "host=elsewhere.example", nil }
+		},
+		func(b built) any {
+			cc := b.pc.ConnConfig.Copy()
+			return fmt.Sprint(b.pc.BeforeConnect(context.Background(), cc), cc.Host)
+		},
+	},
+	"OnTrouble": {
+		func(c *providers.Config) { c.OnTrouble = func(error) { troubles++ } },
+		func(b built) any {
+			before := troubles
+			_ = b.p.dialed(errors.New("refused"), 0)
+			return troubles - before
+		},
+	},
+	"ReadOnly": {func(c *providers.Config) { c.ReadOnly = true }, func(b built) any { return b.pc.ConnConfig.RuntimeParams["default_transaction_read_only"] }},
 	"AfterConnect": {
 		func(c *providers.Config) {
 			c.AfterConnect = func(context.Context, *pgx.Conn) error { return errors.New("mine") }

@@ -51,6 +51,7 @@ func (p *Pool) dialed(err error, took time.Duration) error {
 		return nil
 	}
 	err = p.redact(err)
+	p.trouble(err)
 	p.gauges.connectErrors.Add(1)
 	p.lastDial.Store(&dialResult{err: err, took: took})
 	return err
@@ -73,10 +74,11 @@ type connectFailure struct {
 func (e *connectFailure) Error() string { return e.text }
 func (e *connectFailure) Unwrap() error { return e.cause }
 
-func (p *Pool) redact(err error) error { return redact(err, p.cfg.DSN) }
+func (p *Pool) redact(err error) error { return p.redactFor(err, p.cfg.DSN) }
 
-// redact takes the secrets of the DSN out of the error of an attempt to connect.
-func redact(err error, dsn string) error {
+// redactFor takes the secrets of the DSN, and of what Route returned, out of the
+// error of an attempt to connect.
+func (p *Pool) redactFor(err error, dsn string) error {
 	var connect *pgconn.ConnectError
 	if !errors.As(err, &connect) {
 		return err
@@ -85,7 +87,7 @@ func redact(err error, dsn string) error {
 	if pg := providers.NewPGError(cause); pg != nil {
 		cause = pg
 	}
-	return &connectFailure{text: providers.Redact(err.Error(), dsn), cause: cause}
+	return &connectFailure{text: p.routes.redact(providers.Redact(err.Error(), dsn)), cause: cause}
 }
 
 // acquireError makes the error of an acquire say what it was.

@@ -49,10 +49,10 @@ func (p *Pool) Listen(ctx context.Context, opts providers.ListenOptions) (provid
 	case p.closing.Load():
 		return nil, errPoolClosed
 	case ctx.Err() != nil && providers.NewPGError(err) == nil:
-		err = &providers.TimeoutError{Operation: "listen", Limit: limitOf(ctx), Err: redact(err, dsn), Context: ctx.Err()}
+		err = &providers.TimeoutError{Operation: "listen", Limit: limitOf(ctx), Err: p.redactFor(err, dsn), Context: ctx.Err()}
 		return nil, &providers.UnreachableError{Waited: time.Since(start), Err: err}
 	default:
-		return nil, &providers.UnreachableError{Waited: time.Since(start), Err: wrapPG(redact(err, dsn))}
+		return nil, &providers.UnreachableError{Waited: time.Since(start), Err: wrapPG(p.redactFor(err, dsn))}
 	}
 }
 
@@ -198,5 +198,5 @@ func (t *listenTracer) TraceConnectEnd(ctx context.Context, data pgx.TraceConnec
 		// only keep its end waiting.
 		c.config.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, errNoCancel }
 	}
-	c.firing.End(0, redact(data.Err, t.dsn))
+	c.firing.End(0, t.pool.redactFor(data.Err, t.dsn))
 }

@@ -39,6 +39,7 @@ type Pool struct {
 	// dials holds a token for each attempt to connect under way.
 	dials    chan struct{}
 	lastDial atomic.Pointer[dialResult]
+	routes   routes
 
 	sessionsMu sync.Mutex
 	sessions   map[*session]struct{}

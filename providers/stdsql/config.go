@@ -43,6 +43,9 @@ func withoutEffect(c providers.Config, makes bool) error {
 	refuse(c.AfterConnect != nil, "AfterConnect", "there is no pgx connection; use Pool.WarmupQueries")
 	refuse(c.Tracer != nil, "Tracer", "there is no pgx connection; use Hooks, or a driver that traces")
 	refuse(c.Pipelining != nil, "Pipelining", "leave it out, or use the pgx provider")
+	refuse(c.Route != nil, "Route", "the driver decides where it connects; use the pgx provider")
+	refuse(c.OnTrouble != nil, "OnTrouble", "it tries again before anybody hears of a lost connection; use the pgx provider")
+	refuse(c.ReadOnly, "ReadOnly", "the driver starts the session; use the pgx provider, or default_transaction_read_only=on in the DSN")
 	refuse(c.Logger != nil && c.Hooks == nil, "Logger", "nothing happens in the background; leave it out")
 	if makes {
 		errs = append(errs, poolParameters(c.DSN))

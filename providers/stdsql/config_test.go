@@ -54,6 +54,9 @@ func TestEveryFieldHasAnEffectOrIsRefused(t *testing.T) {
 		"Scope": func(c *providers.Config) {
 			c.Scope = func(context.Context) (providers.Scope, error) { return providers.Scope{}, nil }
 		},
+		"Route":     func(c *providers.Config) { c.Route = func(context.Context) (string, error) { return "", nil } },
+		"OnTrouble": func(c *providers.Config) { c.OnTrouble = func(error) {} },
+		"ReadOnly":  func(c *providers.Config) { c.ReadOnly = true },
 	}
 	effective := []string{
 		"Pool.InitialSize", "Pool.MaxSize", "Pool.MaxLifetime", "Pool.MaxIdleTime", "AcquireTimeout", "PingTimeout", "SessionReset", "Hooks", "Scope",
