@@ -224,9 +224,15 @@ type TxOptions struct {
 	// fires, the transaction is rolled back. Default: none.
 	Timeout time.Duration
 	// MaxAttempts is how often RunTx tries the closure when it conflicts with
-	// other transactions (40001, 40P01). Default: 5. 1 never retries.
+	// other transactions (40001, 40P01), or the connection was lost before COMMIT
+	// was sent. Default: 5. 1 never retries.
 	MaxAttempts int
 	// RetryBudget is how long after the first attempt a retry may still
 	// start. Default: 10 s.
 	RetryBudget time.Duration
+	// ExactlyOnce has RunTx find out what became of a COMMIT whose answer was
+	// lost, by a row that the transaction leaves in a table. Only RunTx can, and
+	// only in transactions that may write. Default: off, and such a commit is
+	// unknown.
+	ExactlyOnce bool
 }

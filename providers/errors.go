@@ -43,6 +43,9 @@ var (
 	// ErrTxPoisoned means that a nested transaction could not be undone, so
 	// the one around it can only be rolled back.
 	ErrTxPoisoned = errors.New("pgkeel: a savepoint could not be rolled back; the transaction can only be rolled back")
+	// ErrTxEnded means that a statement ended the transaction, so that nobody but
+	// its author can say how, and what followed it was not part of it.
+	ErrTxEnded = errors.New("pgkeel: the transaction was ended by a statement (commit, rollback) instead of by its methods")
 )
 
 // Holder describes who holds a connection.

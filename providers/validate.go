@@ -144,5 +144,7 @@ func (o TxOptions) Validate() error {
 	f.addf(o.Timeout < 0, "TxOptions.Timeout", "%s is negative; leave it 0 for none", o.Timeout)
 	f.addf(o.MaxAttempts < 0, "TxOptions.MaxAttempts", "%d is negative; leave it 0 for the default", o.MaxAttempts)
 	f.addf(o.RetryBudget < 0, "TxOptions.RetryBudget", "%s is negative; leave it 0 for the default", o.RetryBudget)
+	f.addf(o.ExactlyOnce && o.Access == ReadOnly, "TxOptions.ExactlyOnce",
+		"has no effect on a ReadOnly transaction, which commits nothing; leave it out")
 	return errors.Join(f...)
 }

@@ -209,6 +209,8 @@ func TestTxOptionsValidate(t *testing.T) {
 		"deferrable alone":             {options{Deferrable: true}, []string{"TxOptions.Deferrable"}},
 		"deferrable, writes":           {options{Deferrable: true, Isolation: providers.Serializable}, []string{"TxOptions.Deferrable"}},
 		"deferrable, not serializable": {options{Deferrable: true, Access: providers.ReadOnly}, []string{"TxOptions.Deferrable"}},
+		"exactly once":                 {options{ExactlyOnce: true, Access: providers.ReadWrite}, nil},
+		"exactly once, reads":          {options{ExactlyOnce: true, Access: providers.ReadOnly}, []string{"TxOptions.ExactlyOnce"}},
 		"every fault at once": {
 			options{Isolation: "x", Access: "y", Deferrable: true, Timeout: -1, MaxAttempts: -1, RetryBudget: -1},
 			[]string{

@@ -32,7 +32,7 @@ var (
 	errTxTimeout      = errors.New("transaction timeout")
 	errScannedTwice   = errors.New("pgkeel: the row was scanned already")
 	errPanicked       = errors.New("pgkeel: code of the application panicked or ended its goroutine")
-	errEndedBehind    = errors.New("pgkeel: the transaction was ended by a statement (commit, rollback) instead of by its methods")
+	errEndedBehind    = providers.ErrTxEnded
 	errCopyIn         = errors.New("pgkeel: COPY … FROM STDIN has no data here; use CopyFrom, CopyFromReader or package bulk")
 	errInTx           = errors.New("pgkeel: the connection has a transaction open; use that, or a savepoint of it; nothing was sent")
 )
