@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -34,14 +33,12 @@ func (o option) applySchema(m *schemaMode) { o(&m.confinement) }
 // confinement is what [RLS] and [Schema] have in common: what a tenant's
 // operations are confined to besides the tenant itself.
 type confinement struct {
-	faults      []error
+	limits
+
 	userSetting string
 	role        string
 	roleOf      func(ctx context.Context) (string, error)
 	bypassRole  string
-	timeout     string // in milliseconds
-	gates       *gates
-	usage       *Usage
 }
 
 // UserSetting hands the user's id ([providers.WithUserID]) to the server in a
@@ -88,42 +85,6 @@ func BypassRole(name string) Option {
 	})
 }
 
-// TenantStatementTimeout is the server's limit for each statement of a tenant.
-// It is rounded up to milliseconds. Of it and a deadline of the context that is
-// sent to the server the shorter one counts.
-func TenantStatementTimeout(d time.Duration) Option {
-	return option(func(c *confinement) {
-		c.fault(d <= 0, "TenantStatementTimeout", "%s is no limit; leave the option out for none", d)
-		// Down to 0 would mean no limit.
-		c.timeout = strconv.FormatInt(int64((d+time.Millisecond-1)/time.Millisecond), 10)
-	})
-}
-
-// TenantConcurrency has at most n operations of one tenant at a time hold a
-// connection; the others wait in the order in which they came, see
-// [TenantBusyError]. So one tenant cannot use up the pool. A transaction holds
-// its connection, and its place, until it ends. Bypass is not limited.
-func TenantConcurrency(n int) Option {
-	return option(func(c *confinement) {
-		c.fault(n < 1, "TenantConcurrency", "%d would let nobody in; it must be at least 1", n)
-		c.gates = newGates(n)
-	})
-}
-
-// TenantUsage counts the operations of tenants in u.
-func TenantUsage(u *Usage) Option {
-	return option(func(c *confinement) {
-		c.fault(u == nil, "TenantUsage", "is nil; make one with NewUsage")
-		c.usage = u
-	})
-}
-
-func (c *confinement) fault(bad bool, field, format string, args ...any) {
-	if bad {
-		c.faults = append(c.faults, &providers.ConfigError{Field: "Tenancy." + field, Problem: fmt.Sprintf(format, args...)})
-	}
-}
-
 // parameterName is what PostgreSQL takes for a custom parameter, and no more
 // than one dot.
 var parameterName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*$`)
@@ -159,7 +120,7 @@ func textFault(s string) string {
 
 // configure checks the options and puts scope into the configuration.
 func (c *confinement) configure(cfg *providers.Config, scope providers.ScopeFunc) error {
-	all := confinement{faults: slices.Clip(c.faults)} // Open may be called again
+	all := limits{faults: slices.Clip(c.faults)} // Open may be called again
 	all.fault(cfg.Scope != nil, "Scope", "the configuration has a Scope already; tenancy makes its own")
 	cfg.Scope = scope
 	return errors.Join(all.faults...)
@@ -196,9 +157,7 @@ func (c *confinement) scope(ctx context.Context, id string, first providers.Sett
 		}
 		settings = append(settings, providers.Setting{Name: c.userSetting, Value: user})
 	}
-	if c.timeout != "" {
-		settings = append(settings, providers.Setting{Name: "statement_timeout", Value: c.timeout})
-	}
+	settings = append(settings, c.settings()...)
 	role, err := c.tenantRole(ctx)
 	if err != nil {
 		return providers.Scope{}, err
@@ -210,9 +169,7 @@ func (c *confinement) scope(ctx context.Context, id string, first providers.Sett
 	if c.gates != nil {
 		scope.Gate = tenantGate{c.gates, id}
 	}
-	if c.usage != nil {
-		c.usage.count(id)
-	}
+	c.began(id)
 	return scope, nil
 }
 

@@ -72,7 +72,8 @@ func Database(directory Directory, options ...DatabaseOption) Mode {
 }
 
 type databaseMode struct {
-	faults         []error
+	limits
+
 	directory      Directory
 	maxConnections int
 	maxPools       int
@@ -143,17 +144,9 @@ func AdminDSN(dsn string) DatabaseOption {
 	})
 }
 
-func (m *databaseMode) fault(bad bool, field, format string, args ...any) {
-	if bad {
-		m.faults = append(m.faults, &providers.ConfigError{Field: "Tenancy." + field, Problem: fmt.Sprintf(format, args...)})
-	}
-}
-
 // Open makes a [*Router]. It connects to nothing.
 func (m *databaseMode) Open(_ context.Context, cfg providers.Config, open Opener) (providers.Pool, error) {
-	all := databaseMode{faults: m.faults[:len(m.faults):len(m.faults)]} // Open may be called again
-	all.check(cfg, m.maxConnections)
-	if err := errors.Join(all.faults...); err != nil {
+	if err := errors.Join(errors.Join(m.faults...), m.check(cfg)); err != nil {
 		return nil, err
 	}
 	size := cmp.Or(int(cfg.Pool.MaxSize), min(DefaultPoolSize, m.maxConnections))
@@ -164,7 +157,9 @@ func (m *databaseMode) Open(_ context.Context, cfg providers.Config, open Opener
 }
 
 // check finds what in the configuration does not go with many databases.
-func (m *databaseMode) check(cfg providers.Config, limit int) {
+func (m *databaseMode) check(cfg providers.Config) error {
+	limit := m.maxConnections
+	var faults []error
 	for _, f := range []struct {
 		bad            bool
 		field, problem string
@@ -180,7 +175,8 @@ func (m *databaseMode) check(cfg providers.Config, limit int) {
 		},
 	} {
 		if f.bad {
-			m.faults = append(m.faults, &providers.ConfigError{Field: f.field, Problem: f.problem})
+			faults = append(faults, &providers.ConfigError{Field: f.field, Problem: f.problem})
 		}
 	}
+	return errors.Join(faults...)
 }

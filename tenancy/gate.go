@@ -68,22 +68,28 @@ var _ providers.Gate = tenantGate{}
 
 // Enter waits for a place.
 func (g tenantGate) Enter(ctx context.Context) error {
+	_, err := g.enter(ctx)
+	return err
+}
+
+// enter is Enter, and tells whether there was a wait.
+func (g tenantGate) enter(ctx context.Context) (waited bool, err error) {
 	ready, queued := g.join(g.id)
 	if queued == nil {
-		return nil
+		return false, nil
 	}
 	began := time.Now()
 	select {
 	case <-ready:
-		return nil
+		return true, nil
 	case <-ctx.Done():
 	}
 	g.give(g.id, ready, queued)
-	err := context.Cause(ctx)
+	err = context.Cause(ctx)
 	if !errors.Is(err, ctx.Err()) {
 		err = errors.Join(ctx.Err(), err)
 	}
-	return &TenantBusyError{Limit: g.limit, Waited: time.Since(began), Err: err}
+	return true, &TenantBusyError{Limit: g.limit, Waited: time.Since(began), Err: err}
 }
 
 // Leave gives the place to the one who waits longest.

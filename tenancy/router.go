@@ -19,6 +19,7 @@ type Router struct {
 	most   int // pools
 	drain  time.Duration
 	first  time.Duration // what a first connection may take
+	limits limits        // of each tenant
 	lookup *directoryCache
 	budget *budget
 
@@ -73,7 +74,7 @@ func newRouter(m *databaseMode, cfg providers.Config, open Opener) *Router {
 		connect = 30 * time.Second // it may have to start
 	}
 	r := &Router{
-		cfg: cfg, open: open, admin: m.adminDSN, most: m.maxPools, drain: m.drainTimeout,
+		cfg: cfg, open: open, admin: m.adminDSN, limits: m.limits, most: m.maxPools, drain: m.drainTimeout,
 		first:     cmp.Or(cfg.ConnectTimeout, connect),
 		databases: map[string]*database{}, closing: map[*database]struct{}{}, servers: map[string]*server{},
 	}

@@ -124,12 +124,12 @@ func (db *database) member(tenant string) *member {
 		return m.(*member)
 	}
 	m := &member{budget: db.router.budget, db: db, tenant: tenant}
-	m.scope.Gate = m
 	if db.joined {
 		// A transaction stays in the scope that it began in, and scopes are told
 		// apart by their settings. The usual database of one tenant pays nothing.
 		m.scope.Settings = []providers.Setting{{Name: tenantSetting, Value: tenant}}
 	}
+	m.limit(db.router.limits)
 	db.joined = true
 	db.members.Store(tenant, m)
 	return m
@@ -161,6 +161,9 @@ func (db *database) scope(ctx context.Context) (providers.Scope, error) {
 	m, ok := db.members.Load(owner)
 	if !ok {
 		return providers.Scope{}, errOtherTenant
+	}
+	if owner != adminTenant {
+		db.router.limits.began(owner)
 	}
 	return m.(*member).scope, nil
 }

@@ -136,7 +136,7 @@ func (r *Router) PoolFor(ctx context.Context) (pool providers.Pool, release func
 		if err != nil {
 			return nil, nil, err
 		}
-		if err = r.enter(ctx, m); err == nil {
+		if err = r.enter(ctx, m.scope.Gate); err == nil {
 			entered = m
 		}
 		r.budget.unpin(m.db)
@@ -144,11 +144,11 @@ func (r *Router) PoolFor(ctx context.Context) (pool providers.Pool, release func
 			return nil, nil, err
 		}
 	}
-	return entered.db.pool, sync.OnceFunc(entered.Leave), nil
+	return entered.db.pool, sync.OnceFunc(entered.scope.Gate.Leave), nil
 }
 
 // enter waits for a connection no longer than AcquireTimeout.
-func (r *Router) enter(ctx context.Context, m *member) error {
+func (r *Router) enter(ctx context.Context, gate providers.Gate) error {
 	timeout := r.cfg.AcquireTimeout
 	if timeout == 0 {
 		timeout = providers.DefaultAcquireTimeout
@@ -158,7 +158,7 @@ func (r *Router) enter(ctx context.Context, m *member) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errAcquireTimeout)
 		defer cancel()
 	}
-	return m.Enter(ctx)
+	return gate.Enter(ctx)
 }
 
 var errAcquireTimeout = errors.New("acquire timeout")
@@ -200,7 +200,7 @@ func (r *Router) pingOne(ctx context.Context, db *database) error {
 		return nil // not in use yet, or not any more
 	}
 	defer r.budget.unpin(db)
-	err := r.enter(ctx, m)
+	err := r.enter(ctx, m) // whatever the tenant itself does at the moment
 	if err == nil {
 		defer m.Leave()
 		err = db.pool.Ping(own(ctx))
