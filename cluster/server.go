@@ -15,8 +15,6 @@ type server struct {
 	// position is what it had replayed, or written, at the last look. It only grows
 	// while the server runs.
 	position atomic.Uint64
-	// lag is how long ago the primary was where this server is, in nanoseconds.
-	lag atomic.Int64
 	// pool is for reads while it is a standby; nil before the first one.
 	pool atomic.Pointer[readPool]
 }
