@@ -23,8 +23,9 @@ type batchResults struct {
 	// are some.
 	hidden   int
 	isScoped bool
-	// parts are the next result objects. None is handed out twice.
+	// parts and rows are the next result objects. None is handed out twice.
 	parts []part
+	rows  []partRow
 	err   error
 }
 
@@ -174,7 +175,7 @@ func (r *batchResults) Query() (pgx.Rows, error) {
 }
 
 // QueryRow reads the next result as a row.
-func (r *batchResults) QueryRow() pgx.Row { return (*partRow)(r.next()) }
+func (r *batchResults) QueryRow() pgx.Row { return r.nextRow() }
 
 // Tx is the transaction that the batch began with [pgx.Batch.BeginTx], or nil.
 func (r *batchResults) Tx() pgx.Tx {

@@ -1,10 +1,6 @@
 package pgx
 
-import (
-	"github.com/jackc/pgx/v5"
-
-	"github.com/pgkeel/pgkeel/providers"
-)
+import "github.com/jackc/pgx/v5"
 
 // part is one result of a batch as rows. It occupies nothing itself, and is much
 // smaller than the rows of a statement, as a batch can have many.
@@ -76,20 +72,26 @@ func (r *part) Conn() *pgx.Conn {
 	return r.Rows.Conn()
 }
 
-// partRow is a part of which only the first row is read.
-type partRow part
+// partRow is one result of a batch of which only the first row is read.
+type partRow struct {
+	pgx.Row
+
+	results *batchResults
+}
 
 // Scan reads the first row into dest and ends the result. Without a row the error
 // is [pgx.ErrNoRows].
 func (r *partRow) Scan(dest ...any) error {
-	rows := (*part)(r)
-	if rows.done {
-		if rows.err != nil {
-			return rows.err
-		}
+	if r.Row == nil {
 		return errScannedTwice
 	}
-	return providers.ScanFirst(rows, dest)
+	row := r.Row
+	r.Row = nil
+	err := row.Scan(dest...)
+	if err != nil {
+		err = r.results.mapped(err)
+	}
+	return err
 }
 
 // mostParts is how many are allocated at once.
@@ -105,5 +107,17 @@ func (r *batchResults) next() *part {
 	r.advance()
 	next.results = r
 	next.Rows, _ = r.BatchResults.Query() // its error is the rows' own
+	return next
+}
+
+// nextRow makes a row of the next result.
+func (r *batchResults) nextRow() *partRow {
+	if len(r.rows) == 0 {
+		r.rows = make([]partRow, min(max(r.batch.Len(), 1), mostParts))
+	}
+	next := &r.rows[0]
+	r.rows = r.rows[1:]
+	r.advance()
+	next.Row, next.results = r.BatchResults.QueryRow(), r
 	return next
 }
