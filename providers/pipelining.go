@@ -145,6 +145,26 @@ type PipelineStats struct {
 	RoundTrip time.Duration
 }
 
+// add adds the statistics of another pool.
+func (s *PipelineStats) add(other PipelineStats) {
+	s.Connections += other.Connections
+	s.Depth += other.Depth
+	s.Statements += other.Statements
+	s.Segments += other.Segments
+	s.Flushes += other.Flushes
+	s.MaxDepth = max(s.MaxDepth, other.MaxDepth)
+	s.BytesSent += other.BytesSent
+	s.Repeated += other.Repeated
+	s.Full += other.Full
+	s.Slow += other.Slow
+	s.Large += other.Large
+	s.Moved += other.Moved
+	s.HeldUp += other.HeldUp
+	s.Abandoned += other.Abandoned
+	s.Lost += other.Lost
+	s.RoundTrip = max(s.RoundTrip, other.RoundTrip)
+}
+
 type intentKey string
 
 const (

@@ -83,3 +83,40 @@ type PoolStats struct {
 	// Pipeline is about pipelined statements; nil when that is off.
 	Pipeline *PipelineStats
 }
+
+// Add adds the statistics of another pool that shares its hooks with this one.
+func (s *PoolStats) Add(other PoolStats) {
+	s.MaxSize += other.MaxSize
+	s.Open += other.Open
+	s.Idle += other.Idle
+	s.InUse += other.InUse
+	s.Dialing += other.Dialing
+	s.Acquires += other.Acquires
+	s.Waits.add(other.Waits)
+	s.Waiters += other.Waiters
+	s.OldestWait = max(s.OldestWait, other.OldestWait)
+	s.Connects += other.Connects
+	s.ConnectErrors += other.ConnectErrors
+	s.Closed += other.Closed
+	s.Resets += other.Resets
+	s.Reclaimed += other.Reclaimed
+	s.Leaks += other.Leaks
+	s.HookPanics = max(s.HookPanics, other.HookPanics)
+	if other.Pipeline != nil {
+		var both PipelineStats
+		if s.Pipeline != nil {
+			both = *s.Pipeline // which a snapshot shares with others
+		}
+		both.add(*other.Pipeline)
+		s.Pipeline = &both
+	}
+}
+
+func (h *WaitHistogram) add(other WaitHistogram) {
+	for outcome := range h.Counts {
+		for bucket := range h.Counts[outcome] {
+			h.Counts[outcome][bucket] += other.Counts[outcome][bucket]
+		}
+		h.Total[outcome] += other.Total[outcome]
+	}
+}

@@ -222,7 +222,7 @@ func (r *Router) shutPool(db *database, free <-chan struct{}) {
 	delete(r.closing, db)
 	if db.err == nil {
 		r.shut++
-		addCounters(&r.gone, db.pool.Stats())
+		r.gone.Add(db.pool.Stats())
 	}
 	r.budget.drop(db)
 }

@@ -47,12 +47,11 @@ func (r *Router) Stats() providers.PoolStats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.gone
-	s.MaxSize = int32(r.budget.limit) //nolint:gosec // checked at Open
 	add := func(db *database) {
 		select {
 		case <-db.ready:
 			if db.err == nil {
-				addAll(&s, db.pool.Stats())
+				s.Add(db.pool.Stats())
 			}
 		default: // it has none yet
 		}
@@ -63,44 +62,10 @@ func (r *Router) Stats() providers.PoolStats {
 	for db := range r.closing {
 		add(db)
 	}
+	s.MaxSize = int32(r.budget.limit) //nolint:gosec // checked at Open
 	b := r.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	addWaits(&s.Waits, b.waits)
-	s.Waiters += int64(b.waiters)
-	s.OldestWait = max(s.OldestWait, b.oldestWait())
+	s.Add(providers.PoolStats{Waits: b.waits, Waiters: int64(b.waiters), OldestWait: b.oldestWait()})
 	return s
-}
-
-// addAll adds a pool that is open.
-func addAll(s *providers.PoolStats, of providers.PoolStats) {
-	s.Open += of.Open
-	s.Idle += of.Idle
-	s.InUse += of.InUse
-	s.Dialing += of.Dialing
-	s.Waiters += of.Waiters
-	s.OldestWait = max(s.OldestWait, of.OldestWait)
-	addCounters(s, of)
-}
-
-// addCounters adds what stays when a pool is closed.
-func addCounters(s *providers.PoolStats, of providers.PoolStats) {
-	s.Acquires += of.Acquires
-	addWaits(&s.Waits, of.Waits)
-	s.Connects += of.Connects
-	s.ConnectErrors += of.ConnectErrors
-	s.Closed += of.Closed
-	s.Resets += of.Resets
-	s.Reclaimed += of.Reclaimed
-	s.Leaks += of.Leaks
-	s.HookPanics = max(s.HookPanics, of.HookPanics) // they share the hooks
-}
-
-func addWaits(h *providers.WaitHistogram, of providers.WaitHistogram) {
-	for outcome := range h.Counts {
-		for bucket := range h.Counts[outcome] {
-			h.Counts[outcome][bucket] += of.Counts[outcome][bucket]
-		}
-		h.Total[outcome] += of.Total[outcome]
-	}
 }
