@@ -21,6 +21,8 @@ type Replica struct {
 	host  Host
 	made  time.Time
 	inUse atomic.Int64
+	// turn is when RoundRobin took it last.
+	turn atomic.Uint64
 	// lag is how long ago the primary was where this server is, in nanoseconds.
 	lag atomic.Int64
 	// average is of the time to a read's first answer, the bits of a float64 in
@@ -51,7 +53,7 @@ func (r *Replica) Latency() time.Duration {
 	if newest == 0 {
 		return 0
 	}
-	return time.Duration(math.Float64frombits(r.average.Load()) * weight(r.age(newest), latencyFade))
+	return time.Duration(math.Float64frombits(r.average.Load()) * remains(r.age(newest), latencyFade))
 }
 
 // begin counts a read that begins.
@@ -65,7 +67,7 @@ func (r *Replica) end(took time.Duration) {
 	}
 	average := float64(took)
 	if newest := r.newest.Load(); newest != 0 {
-		kept := weight(r.age(newest), latencyWindow)
+		kept := remains(r.age(newest), latencyWindow)
 		average = math.Float64frombits(r.average.Load())*kept + average*(1-kept)
 	}
 	r.average.Store(math.Float64bits(average))
@@ -75,8 +77,8 @@ func (r *Replica) end(took time.Duration) {
 // age is how long ago a moment since made is.
 func (r *Replica) age(moment int64) time.Duration { return time.Since(r.made) - time.Duration(moment) }
 
-// weight is what is left of something that old, of which an e-th is left after each
+// remains is what is left of something that old, of which an e-th is left after each
 // period.
-func weight(age, period time.Duration) float64 {
+func remains(age, period time.Duration) float64 {
 	return math.Exp(-float64(max(age, 0)) / float64(period))
 }

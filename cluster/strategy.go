@@ -3,6 +3,8 @@ package cluster
 import (
 	"math/rand/v2"
 	"sync/atomic"
+
+	"github.com/pgkeel/pgkeel/providers"
 )
 
 // Strategy chooses the replica that a read goes to.
@@ -14,13 +16,26 @@ type Strategy interface {
 	Choose(replicas []*Replica) int
 }
 
-// RoundRobin takes one replica after the other. It is the default.
+// RoundRobin takes the replica that has not been taken for the longest time. So each
+// is taken as often as the others, also when not every read may go to every replica.
 func RoundRobin() Strategy { return &roundRobin{} }
 
-type roundRobin struct{ next atomic.Uint64 }
+type roundRobin struct{ turns atomic.Uint64 }
 
+// Choose does not count and take the rest of a division: when the number of replicas
+// that are fit changes to and fro, that would take some of them never.
 func (s *roundRobin) Choose(replicas []*Replica) int {
-	return int((s.next.Add(1) - 1) % uint64(len(replicas))) //nolint:gosec // less than the length
+	for {
+		chosen, turn := 0, replicas[0].turn.Load()
+		for i, r := range replicas[1:] {
+			if t := r.turn.Load(); t < turn {
+				chosen, turn = i+1, t
+			}
+		}
+		if replicas[chosen].turn.CompareAndSwap(turn, s.turns.Add(1)) {
+			return chosen
+		}
+	}
 }
 
 // Random takes any replica, each as often as the others.
@@ -28,4 +43,44 @@ func Random() Strategy { return random{} }
 
 type random struct{}
 
-func (random) Choose(replicas []*Replica) int { return rand.IntN(len(replicas)) } //nolint:gosec // no secret
+func (random) Choose(replicas []*Replica) int { return below(len(replicas)) }
+
+// Weighted takes any replica, each as often as its [Host.Weight] says: one of weight
+// 3 three times as often as one of weight 1.
+func Weighted() Strategy { return weighted{} }
+
+type weighted struct{}
+
+func (weighted) Choose(replicas []*Replica) int {
+	total := 0
+	for _, r := range replicas {
+		total += r.host.share()
+	}
+	rest := below(total)
+	for i, r := range replicas {
+		if rest -= r.host.share(); rest < 0 {
+			return i
+		}
+	}
+	return 0
+}
+
+// below is a number from 0 on and below n.
+func below(n int) int { return rand.IntN(n) } //nolint:gosec // it is no secret where a read goes
+
+// checker is a strategy or a discovery that can be wrong.
+type checker interface {
+	// check returns what is wrong with it, in words that follow its name.
+	check() error
+}
+
+// checkPart reports what is wrong with a part of the options, as a
+// [*providers.ConfigError] of its field.
+func checkPart(field string, part any) error {
+	if c, ok := part.(checker); ok {
+		if err := c.check(); err != nil {
+			return &providers.ConfigError{Field: "Cluster." + field, Problem: err.Error()}
+		}
+	}
+	return nil
+}
