@@ -1,8 +1,16 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
@@ -23,33 +31,197 @@ type monitor struct {
 	// to be drained and closed.
 	onServerGone func(s *server)
 
-	published atomic.Pointer[view]
+	cfg  providers.Config
+	opts Options
+	open Opener
+	log  *slog.Logger
+	own  []Host // those of the handle's DSN
+
+	published  atomic.Pointer[view]
+	life       context.Context //nolint:containedctx // the monitor's own life
+	end        context.CancelFunc
+	background sync.WaitGroup
+	// rediscover has the hosts asked for at once.
+	rediscover chan struct{}
+
+	mu     sync.Mutex
+	peers  []*peer // those of the DSN first
+	closed bool
+	// changed is closed when a look has ended.
+	changed chan struct{}
+	// events are the calls that are due once the mutex is free.
+	events []func()
+	writing
+	history history
+	// discovery is how the last question for hosts failed.
+	discovery error
 }
 
 // newMonitor checks the hosts of the DSN. It connects to nothing.
 func newMonitor(cfg providers.Config, opts Options, open Opener) (*monitor, error) {
-	return &monitor{}, nil
+	m := &monitor{
+		onWriterLost: func(*server) {}, onWriterSilent: func(*server) {}, onServerGone: func(*server) {},
+		cfg: cfg, opts: opts.withDefaults(), open: open, log: cmp.Or(cfg.Logger, slog.Default()),
+		rediscover: make(chan struct{}, 1), changed: make(chan struct{}),
+	}
+	own, err := addresses(cfg.DSN)
+	if err != nil {
+		return nil, &providers.ConfigError{Field: "DSN", Problem: err.Error()}
+	}
+	for _, address := range own {
+		m.own = append(m.own, Host{Address: address})
+	}
+	m.life, m.end = context.WithCancel(context.Background())
+	m.published.Store(&view{newer: make(chan struct{})})
+	return m, nil
 }
 
 // start looks at all hosts, and goes on looking until close. It returns when there
 // is a primary, or with an error after the connect timeout, or when ctx ends.
-func (m *monitor) start(ctx context.Context) error { return nil }
+func (m *monitor) start(ctx context.Context) error {
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, m.connectTimeout())
+	defer cancel()
+	err := m.findWriter(ctx)
+	if err == nil {
+		return nil
+	}
+	m.close()
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return &NoPrimaryError{Waited: time.Since(begun), Servers: m.known(), Err: err}
+	}
+	return err
+}
+
+// findWriter has a first look at the hosts of the DSN, and then at those that are
+// discovered, so that the DSN says which cluster it is.
+func (m *monitor) findWriter(ctx context.Context) error {
+	if err := m.setHosts(nil); err != nil {
+		return err
+	}
+	if err := m.awaitLooks(ctx); err != nil {
+		return err
+	}
+	if m.opts.Discovery != nil {
+		if err := m.discover(ctx, true); err != nil {
+			return err
+		}
+		if err := m.awaitLooks(ctx); err != nil {
+			return err
+		}
+		m.background.Go(m.discoverForEver)
+	}
+	if _, err := m.awaitWriter(ctx); err != nil {
+		return err
+	}
+	return m.strangers()
+}
+
+// awaitLooks waits until each host was looked at.
+func (m *monitor) awaitLooks(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		changed := m.changed
+		pending := slices.ContainsFunc(m.peers, func(w *peer) bool { return !w.looked })
+		m.mu.Unlock()
+		if !pending {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// connectTimeout is what it may take to find a primary.
+func (m *monitor) connectTimeout() time.Duration {
+	if m.cfg.ConnectTimeout > 0 {
+		return m.cfg.ConnectTimeout
+	}
+	if parsed, err := pgconn.ParseConfig(m.cfg.DSN); err == nil && parsed.ConnectTimeout > 0 {
+		return parsed.ConnectTimeout
+	}
+	if m.cfg.Profile == providers.ProfileServerless {
+		return 30 * time.Second // it may have to start
+	}
+	return providers.DefaultConnectTimeout
+}
 
 // view is what is known now. It is never nil.
 func (m *monitor) view() *view { return m.published.Load() }
 
 // awaitWriter waits for a primary that is not in doubt.
-func (m *monitor) awaitWriter(ctx context.Context) (*server, error) { return nil, nil }
+func (m *monitor) awaitWriter(ctx context.Context) (*server, error) {
+	v, err := m.await(ctx, func(v *view) bool { return v.writer != nil && !v.doubted })
+	if err != nil {
+		return nil, err
+	}
+	return v.writer, nil
+}
 
 // awaitNewer waits for a view other than v whose primary is not in doubt. A doubt
 // that ends well makes one as well.
-func (m *monitor) awaitNewer(ctx context.Context, v *view) error { return nil }
+func (m *monitor) awaitNewer(ctx context.Context, v *view) error {
+	_, err := m.await(ctx, func(now *view) bool { return now != v && now.writer != nil && !now.doubted })
+	return err
+}
 
-// trouble puts a server in doubt, because of an error that its user had. It is
-// looked at at once; a standby is out until it has answered well twice. A nil
-// server is a primary that nobody knows. It is quick, and may be called from
-// everywhere.
-func (m *monitor) trouble(s *server, err error) {}
+func (m *monitor) await(ctx context.Context, good func(v *view) bool) (*view, error) {
+	for {
+		v := m.view()
+		if good(v) {
+			return v, nil
+		}
+		select {
+		case <-v.newer:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-m.life.Done():
+			return nil, providers.ErrPoolClosed
+		}
+	}
+}
 
-// close ends all looks. It may be called twice, and without start.
-func (m *monitor) close() {}
+// publish makes a view of what is known, if it differs from the last one, or if who
+// waits for news has to be told anyway.
+func (m *monitor) publish(anyway bool) {
+	next := &view{doubted: m.doubted, timeline: m.timeline, start: m.beginning, newer: make(chan struct{})}
+	if m.writer != nil {
+		next.writer = m.writer.server
+	}
+	for _, w := range m.peers {
+		if w.fit {
+			next.replicas = append(next.replicas, w.server)
+		}
+	}
+	last := m.view()
+	same := last.writer == next.writer && last.doubted == next.doubted && last.timeline == next.timeline &&
+		last.start == next.start && slices.Equal(last.replicas, next.replicas)
+	if same && !anyway {
+		return
+	}
+	m.published.Store(next)
+	close(last.newer)
+}
+
+// unlock frees the mutex, and then calls what is due.
+func (m *monitor) unlock() {
+	events := m.events
+	m.events = nil
+	m.mu.Unlock()
+	for _, call := range events {
+		call()
+	}
+}
+
+// close ends all looks, and waits for them. It may be called twice, and without
+// start.
+func (m *monitor) close() {
+	m.mu.Lock()
+	m.closed = true
+	m.end()
+	m.mu.Unlock()
+	m.background.Wait()
+}

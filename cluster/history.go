@@ -1,0 +1,63 @@
+package cluster
+
+import (
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// history is where the primary was, and when. Against it lag is measured: a standby
+// that is cut off does not know how old it is, and what it last replayed may be old
+// because nothing was written since.
+type history struct{ moments []moment }
+
+// moment is a position that the primary had reached at a time.
+type moment struct {
+	lsn providers.LSN
+	at  time.Time
+}
+
+// maxMoments is how many are kept. When they are that many, every second one of the
+// older half is dropped: lag is then known less exactly the longer it is.
+const maxMoments = 512
+
+// add notes that the primary was there. Positions beyond belong to a log that was
+// lost in a failover.
+func (h *history) add(lsn providers.LSN, at time.Time) {
+	n := h.after(lsn)
+	h.moments = h.moments[:n]
+	if n > 0 && h.moments[n-1].lsn == lsn {
+		h.moments[n-1].at = at // nothing was written since
+		return
+	}
+	if n >= maxMoments {
+		h.thin()
+	}
+	h.moments = append(h.moments, moment{lsn, at})
+}
+
+// reached is the last time at which the primary was certainly not ahead of lsn. Of a
+// position from before the first look nothing is known.
+func (h *history) reached(lsn providers.LSN) (at time.Time, ok bool) {
+	n := h.after(lsn)
+	if n == 0 {
+		return time.Time{}, false
+	}
+	return h.moments[n-1].at, true
+}
+
+// after is the index of the first moment beyond lsn.
+func (h *history) after(lsn providers.LSN) int {
+	return sort.Search(len(h.moments), func(i int) bool { return h.moments[i].lsn > lsn })
+}
+
+func (h *history) thin() {
+	kept := 0
+	for i := 0; i < len(h.moments)/2; i += 2 {
+		h.moments[kept] = h.moments[i]
+		kept++
+	}
+	h.moments = slices.Delete(h.moments, kept, len(h.moments)/2)
+}

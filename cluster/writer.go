@@ -1,0 +1,238 @@
+package cluster
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgkeel/pgkeel/providers"
+)
+
+// writing is what is known of the primary.
+type writing struct {
+	// system is the identifier of the cluster, that of the first primary.
+	system string
+	// writer is the primary, nil while none is known.
+	writer *peer
+	// doubted says that it is being looked at because of trouble.
+	doubted bool
+	// newest is the highest timeline seen on a primary, or received from one.
+	newest uint32
+	// timeline is that of the last writer, and beginning the first position seen on
+	// it.
+	timeline  uint32
+	beginning providers.LSN
+	// session is the identity of the server that the writer pool's connections are
+	// to, "" if they are to none, and sessions that server.
+	session  string
+	sessions *server
+	// rivals are the primaries of the alarm that is on, "" while none is.
+	rivals string
+	// epochs is how often another server became the writer, alarms how often there
+	// were two primaries.
+	epochs, alarms int64
+}
+
+// decide finds out who the primary is after a look. It reports whether a doubt ended.
+func (m *monitor) decide(looked *peer, began time.Time) (settled bool) {
+	if m.system == "" && !m.nameSystem() {
+		return false
+	}
+	m.learnTimeline()
+	was := m.writer
+	if looked == m.writer {
+		settled = m.check(began)
+	}
+	m.elect()
+	m.epoch()
+	if m.writer == nil && was != nil {
+		if was.primary() {
+			m.endSessions() // it is on an old timeline
+		}
+		m.log.Warn("pgkeel: cluster: the primary is lost", "server", was.address, "reason", m.why(was))
+		m.search()
+	}
+	if m.writer != nil && m.writer != was {
+		m.log.Info("pgkeel: cluster: primary found", "server", m.writer.address, "timeline", m.timeline, "epoch", m.epochs)
+		m.askForHosts()
+	}
+	m.alarm()
+	return settled && m.writer == was
+}
+
+// nameSystem takes the first primary's cluster for the one that is meant, once every
+// host was looked at: that of the first host in the order of the configuration.
+func (m *monitor) nameSystem() bool {
+	for _, w := range m.peers {
+		if !w.looked {
+			return false
+		}
+	}
+	for _, w := range m.peers {
+		if w.primary() && w.err == nil {
+			m.system = w.last.system
+			for _, other := range m.peers {
+				m.recognize(other)
+			}
+			return true
+		}
+	}
+	return false
+}
+
+func (m *monitor) learnTimeline() {
+	for _, w := range m.peers {
+		if w.seen && !w.foreign && w.err == nil {
+			m.newest = max(m.newest, w.last.timeline)
+		}
+	}
+}
+
+// check is what a look at the writer says of it. It reports whether a doubt ended
+// well.
+func (m *monitor) check(began time.Time) (settled bool) {
+	w := m.writer
+	switch {
+	case !w.primary():
+		m.drop()
+	case w.silent > 0:
+		m.doubt()
+	case m.doubted && w.settles(began):
+		m.doubted = false
+		return true
+	}
+	return false
+}
+
+// drop takes the writer for none any more.
+func (m *monitor) drop() {
+	w := m.writer
+	m.writer, m.doubted = nil, false
+	if w.seen && w.last.standby && w.err == nil {
+		m.endSessions()
+		return
+	}
+	old := w.server
+	m.events = append(m.events, func() { m.onWriterSilent(old) })
+}
+
+// elect takes the primary of the newest timeline. A writer stays beside another one
+// of its own timeline; between two others none is chosen. One of an older timeline is
+// none: what it is told to write is lost with the log that it forked.
+func (m *monitor) elect() {
+	if m.writer != nil {
+		if m.writer.last.timeline >= m.newest {
+			return
+		}
+		m.writer, m.doubted = nil, false
+	}
+	var best *peer
+	for _, w := range m.peers {
+		switch {
+		case !w.primary() || !w.answered() || w.last.timeline < m.newest:
+		case best == nil:
+			best = w
+		case best.last.identity != w.last.identity:
+			return
+		}
+	}
+	if best == nil {
+		return
+	}
+	m.writer, m.doubted = best, false
+	if s := best.last; s.timeline != m.timeline {
+		m.timeline, m.beginning = s.timeline, s.position
+	}
+}
+
+// epoch ends the sessions on a server that is the writer no more, once another one
+// is, or the same one started anew.
+func (m *monitor) epoch() {
+	w := m.writer
+	if w == nil || w.last.identity == m.session {
+		return
+	}
+	m.endSessions()
+	m.session, m.sessions = w.last.identity, w.server
+	m.epochs++
+}
+
+func (m *monitor) endSessions() {
+	if m.session == "" {
+		return
+	}
+	old := m.sessions
+	m.session, m.sessions = "", nil
+	m.events = append(m.events, func() { m.onWriterLost(old) })
+}
+
+// doubt has all servers looked at, because the writer may not be the primary any
+// more.
+func (m *monitor) doubt() {
+	if !m.doubted {
+		m.doubted = true
+		m.publish(false)
+	}
+	m.search()
+}
+
+// search has all servers looked at at once, and the hosts asked for.
+func (m *monitor) search() {
+	for _, w := range m.peers {
+		w.wake()
+	}
+	m.askForHosts()
+}
+
+// why is why the writer is none any more.
+func (m *monitor) why(w *peer) string {
+	switch {
+	case w.err != nil:
+		return w.reason()
+	case w.last.standby:
+		return "it is a standby now"
+	default:
+		return "there is a newer timeline, or another primary on the same one"
+	}
+}
+
+// alarm tells of two primaries, once each of them was seen to be one after the other
+// was.
+func (m *monitor) alarm() {
+	var all []*peer
+	for _, w := range m.peers {
+		same := func(other *peer) bool { return other.last.identity == w.last.identity }
+		if w.primary() && !slices.ContainsFunc(all, same) {
+			all = append(all, w)
+		}
+	}
+	if len(all) < 2 {
+		m.rivals = ""
+		return
+	}
+	var since time.Time
+	var names []string
+	for _, w := range all {
+		names = append(names, w.address)
+		if w.primarySince.After(since) {
+			since = w.primarySince
+		}
+	}
+	confirmed := true
+	for _, w := range all {
+		if w.last.began.Before(since) {
+			confirmed = false
+			w.wake()
+		}
+	}
+	if rivals := strings.Join(names, ", "); confirmed && rivals != m.rivals {
+		m.rivals = rivals
+		m.alarms++
+		used := "none"
+		if m.writer != nil {
+			used = m.writer.address
+		}
+		m.log.Error("pgkeel: cluster: more than one server takes writes; stop all but the one on the newest timeline",
+			"servers", rivals, "used", used)
+	}
+}
