@@ -26,8 +26,9 @@ type connection struct {
 	heard     time.Time
 }
 
-// run serves the connection, and those after it, until the listener ends.
-func (l *Listener) run(c *connection) {
+// run serves the connection, and those after it, until the listener ends. Whose
+// they are says origin, which has the values of the context of the start.
+func (l *Listener) run(origin context.Context, c *connection) {
 	pauses := newBackoff(l.opts.RetryMin, l.opts.RetryMax)
 	for {
 		err := c.serve(l.life)
@@ -43,19 +44,19 @@ func (l *Listener) run(c *connection) {
 		lost := &gap{since: c.heard, err: err}
 		l.opts.Logger.Warn("pgkeel: the listener lost its connection, and makes another", "error", err)
 		pauses.lived(time.Since(c.born))
-		if c = l.reconnect(pauses, lost); c == nil {
+		if c = l.reconnect(origin, pauses, lost); c == nil {
 			return
 		}
 	}
 }
 
 // reconnect connects again and again, until it works or the listener ends.
-func (l *Listener) reconnect(pauses *backoff, lost *gap) *connection {
+func (l *Listener) reconnect(origin context.Context, pauses *backoff, lost *gap) *connection {
 	for attempt := 1; pauses.wait(l.life); attempt++ {
 		// Those who were told that the server listens. Whoever joins them before
 		// it does again, believes so, too.
 		believers := l.ready()
-		c, err := l.connect(l.life)
+		c, err := l.connect(origin)
 		switch {
 		case err == nil:
 			l.counters.gaps.Add(1)
@@ -78,6 +79,7 @@ func (l *Listener) reconnect(pauses *backoff, lost *gap) *connection {
 func (l *Listener) connect(ctx context.Context) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.opts.ConnectTimeout)
 	defer cancel()
+	defer context.AfterFunc(l.life, cancel)()
 	conn, err := l.source.Listen(ctx, providers.ListenOptions{DSN: l.opts.DSN})
 	if err != nil {
 		l.counters.connectErrors.Add(1)

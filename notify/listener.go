@@ -63,11 +63,13 @@ func New(pool providers.Listener, options Options) (*Listener, error) {
 
 // Start connects, and listens to the channels subscribed to so far. From then on
 // the listener looks after the connection by itself, until Close or the end of
-// its pool; ctx is only for the start. If it fails, it may be called again.
+// its pool; ctx is only for the start, but its values (such as the tenant) are for
+// every connection. If it fails, it may be called again.
 func (l *Listener) Start(ctx context.Context) error {
 	if err := l.beginStart(); err != nil {
 		return err
 	}
+	origin := context.WithoutCancel(ctx)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.life, func() { cancel(ErrClosed) })()
@@ -77,7 +79,7 @@ func (l *Listener) Start(ctx context.Context) error {
 	l.starting = false
 	if err == nil && l.err == nil {
 		l.started = true
-		l.work.Go(func() { l.run(c) })
+		l.work.Go(func() { l.run(origin, c) })
 		l.mu.Unlock()
 		return nil
 	}
