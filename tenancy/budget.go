@@ -68,8 +68,10 @@ type account struct {
 	server             *server
 	// claiming says that a permit is being freed for it.
 	claiming bool
-	// pins counts those who are about to use it, so that it is not closed.
-	pins    int
+	// pins counts those who are about to use it, so that it is not closed, and
+	// listeners the connections for LISTEN, which have permits of their own.
+	pins, listeners int
+
 	retired bool
 	free    chan struct{} // closed when it is retired and has no pins
 
@@ -343,7 +345,7 @@ func (b *budget) retireIdlest() *database {
 	defer b.mu.Unlock()
 	var idlest *database
 	for db := range b.all {
-		if db.pins == 0 && db.used == 0 && !db.retired && (idlest == nil || db.last < idlest.last) {
+		if db.pins == 0 && db.used == 0 && db.listeners == 0 && !db.retired && (idlest == nil || db.last < idlest.last) {
 			idlest = db
 		}
 	}
@@ -351,6 +353,25 @@ func (b *budget) retireIdlest() *database {
 		b.retireLocked(idlest)
 	}
 	return idlest
+}
+
+// listens notes that there are so many connections for LISTEN more.
+func (b *budget) listens(db *database, more int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	db.listeners += more
+	db.last = b.now()
+}
+
+// awaitProbe waits until the probe of a database, for which nobody waits any
+// more, has ended. There may be none.
+func (b *budget) awaitProbe(db *database, ended <-chan struct{}) {
+	b.mu.Lock()
+	probing := db.probing
+	b.mu.Unlock()
+	if probing {
+		<-ended
+	}
 }
 
 // add makes a database known, with a pin.

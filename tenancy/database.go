@@ -50,8 +50,8 @@ func (o databaseOption) applyDatabase(m *databaseMode) { o(m) }
 //
 // What is done under [Bypass] belongs to no tenant, and there is no database for
 // it, unless [AdminDSN] names one. Pool.MinSize, Pool.InitialSize and Pipelining
-// are refused: they keep connections for tenants without work. LISTEN is not
-// supported; open a handle of its own for it.
+// are refused: they keep connections for tenants without work. LISTEN has its
+// connection at the database of the context's tenant, see [Router.Listen].
 //
 // The pool that Open returns is a [*Router].
 func Database(directory Directory, options ...DatabaseOption) Mode {
