@@ -53,7 +53,8 @@ func (r *Replica) Latency() time.Duration {
 	if newest == 0 {
 		return 0
 	}
-	return time.Duration(math.Float64frombits(r.average.Load()) * remains(r.age(newest), latencyFade))
+	age := time.Since(r.made) - time.Duration(newest)
+	return time.Duration(math.Float64frombits(r.average.Load()) * remains(age, latencyFade))
 }
 
 // begin counts a read that begins.
@@ -65,17 +66,14 @@ func (r *Replica) end(took time.Duration) {
 	if took <= 0 {
 		return
 	}
-	average := float64(took)
+	average, now := float64(took), time.Since(r.made)
 	if newest := r.newest.Load(); newest != 0 {
-		kept := remains(r.age(newest), latencyWindow)
+		kept := remains(now-time.Duration(newest), latencyWindow)
 		average = math.Float64frombits(r.average.Load())*kept + average*(1-kept)
 	}
 	r.average.Store(math.Float64bits(average))
-	r.newest.Store(max(1, int64(time.Since(r.made))))
+	r.newest.Store(max(1, int64(now)))
 }
-
-// age is how long ago a moment since made is.
-func (r *Replica) age(moment int64) time.Duration { return time.Since(r.made) - time.Duration(moment) }
 
 // remains is what is left of something that old, of which an e-th is left after each
 // period.

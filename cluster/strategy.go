@@ -16,8 +16,8 @@ type Strategy interface {
 	Choose(replicas []*Replica) int
 }
 
-// RoundRobin takes the replica that has not been taken for the longest time. So each
-// is taken as often as the others, also when not every read may go to every replica.
+// RoundRobin takes the replica that has not been taken for the longest time. So none
+// is left out, also when not every read may go to every replica.
 func RoundRobin() Strategy { return &roundRobin{} }
 
 type roundRobin struct{ turns atomic.Uint64 }

@@ -2,7 +2,8 @@ package cluster
 
 import (
 	"errors"
-	"sync"
+	"slices"
+	"sync/atomic"
 )
 
 // NearestZone takes the replicas whose [Host.Zone] is zone, or all if none of those
@@ -14,38 +15,37 @@ func NearestZone(zone string, then Strategy) Strategy {
 type nearestZone struct {
 	zone string
 	then Strategy
-	// scratch has *near for choices to come, so that none allocates.
-	scratch sync.Pool
+	// known is what was found last, so that nothing is made for a choice among the
+	// same replicas.
+	known atomic.Pointer[near]
 }
 
-// near are the replicas in the zone, and where each stood among all.
+// near are those of all replicas that are in the zone, and where each stands.
 type near struct {
-	replicas []*Replica
-	places   []int
+	all, inZone []*Replica
+	places      []int
 }
 
 func (s *nearestZone) Choose(replicas []*Replica) int {
-	n, _ := s.scratch.Get().(*near)
-	if n == nil {
-		n = &near{}
+	n := s.known.Load()
+	if n == nil || !slices.Equal(n.all, replicas) {
+		n = s.find(replicas)
+		s.known.Store(n)
 	}
-	defer s.scratch.Put(n)
-	for i, r := range replicas {
-		if r.host.Zone == s.zone {
-			n.replicas, n.places = append(n.replicas, r), append(n.places, i)
-		}
-	}
-	defer n.clear()
-	if len(n.replicas) == 0 {
+	if len(n.inZone) == 0 {
 		return s.then.Choose(replicas)
 	}
-	return n.places[inRange(s.then.Choose(n.replicas), len(n.places))]
+	return n.places[inRange(s.then.Choose(n.inZone), len(n.places))]
 }
 
-// clear keeps no replica alive.
-func (n *near) clear() {
-	clear(n.replicas)
-	n.replicas, n.places = n.replicas[:0], n.places[:0]
+func (s *nearestZone) find(replicas []*Replica) *near {
+	n := &near{all: slices.Clone(replicas)}
+	for i, r := range replicas {
+		if r.host.Zone == s.zone {
+			n.inZone, n.places = append(n.inZone, r), append(n.places, i)
+		}
+	}
+	return n
 }
 
 func (s *nearestZone) check() error {
