@@ -20,13 +20,20 @@ type DB struct {
 	pool   providers.Pool
 	hooks  *providers.HookManager
 	layers []chain.Layer
+	reader Reader
+	writer Writer
 	sql    sqlHandle
 }
 
 var _ Querier = (*DB)(nil)
 
 func newDB(pool providers.Pool, hooks *providers.HookManager, layers []chain.Layer) *DB {
-	return &DB{querier: newQuerier(pool, layers, false), pool: pool, hooks: hooks, layers: layers}
+	q := newQuerier(pool, layers, false)
+	db := &DB{querier: q, pool: pool, hooks: hooks, layers: layers, reader: Reader{querier{direct: readOnly{q}}}, writer: Writer{q}}
+	if db.Cluster() != nil {
+		db.writer = Writer{querier{direct: onPrimary{q}}}
+	}
+	return db
 }
 
 // Acquire takes a connection out of the pool, for statements that need the
@@ -48,13 +55,28 @@ func (db *DB) AcquireFunc(ctx context.Context, fn func(ctx context.Context, conn
 		return err
 	}
 	defer conn.Release()
-	return fn(providers.WithHeld(ctx, db.pool), conn)
+	return fn(db.held(ctx, providers.IsReadOnly(ctx)), conn)
 }
 
 // SendBatch sends every queued statement in one flush, as one transaction.
 // Close the results.
 func (db *DB) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	return sendBatch(ctx, db.pool, b)
+}
+
+// held notes that the call chain holds a connection of the pool. In a cluster that is
+// the primary's: what only reads may hold one of any server, of which nobody can say
+// that it would be waited for.
+func (db *DB) held(ctx context.Context, reads bool) context.Context {
+	c := db.Cluster()
+	switch {
+	case c == nil:
+		return providers.WithHeld(ctx, db.pool)
+	case reads:
+		return ctx
+	default:
+		return providers.WithHeld(ctx, c.Primary())
+	}
 }
 
 // Ping makes one round trip.

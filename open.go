@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/pgkeel/pgkeel/chain"
+	"github.com/pgkeel/pgkeel/cluster"
 	"github.com/pgkeel/pgkeel/providers"
 	pgxprovider "github.com/pgkeel/pgkeel/providers/pgx"
 	"github.com/pgkeel/pgkeel/tenancy"
@@ -18,6 +19,9 @@ type settings struct {
 	provider string
 	opener   providers.Provider // instead of a name
 	tenancy  tenancy.Mode
+	several  bool // servers
+	cluster  cluster.Options
+	replicas []string // besides those of the DSN
 	layers   []chain.Layer
 	hooks    []providers.Hook
 	panics   *providers.PanicPolicy
@@ -60,19 +64,48 @@ func (s *settings) open(ctx context.Context) (providers.Pool, error) {
 		s.faults = append(s.faults, fmt.Errorf("%w %q: registered are %q (import the provider's package)",
 			ErrUnknownProvider, s.provider, names))
 	}
-	if err := errors.Join(append(s.faults, s.config.Validate())...); err != nil {
+	if err := errors.Join(append(s.faults, s.validate())...); err != nil {
 		return nil, err
 	}
-	open := func(ctx context.Context, cfg providers.Config) (providers.Pool, error) {
-		if s.opener != nil {
-			return s.opener.Open(ctx, cfg)
-		}
-		return providers.Open(ctx, s.provider, cfg)
+	open := s.openPool
+	if s.several {
+		open = s.openCluster
 	}
-	if s.tenancy != nil {
-		return s.tenancy.Open(ctx, s.config, open)
+	if s.tenancy == nil {
+		return open(ctx, s.config)
 	}
-	return open(ctx, s.config)
+	pool, err := s.tenancy.Open(ctx, s.config, open)
+	if _, many := pool.(*tenancy.Router); many && err == nil && s.several {
+		return nil, errors.Join(&providers.ConfigError{Field: "Cluster", Problem: "replicas are those of one database, " +
+			"and tenancy.Database has one for each tenant; leave out WithReplicas and WithCluster"}, pool.Close(ctx))
+	}
+	return pool, err
+}
+
+func (s *settings) validate() error {
+	config := s.config
+	if !s.several {
+		return config.Validate()
+	}
+	config.Pool.PreferPrimary = false // the cluster has an effect for it
+	return errors.Join(config.Validate(), s.clusterOptions().Validate())
+}
+
+// openPool opens a pool of one server.
+func (s *settings) openPool(ctx context.Context, cfg providers.Config) (providers.Pool, error) {
+	if s.opener != nil {
+		return s.opener.Open(ctx, cfg)
+	}
+	return providers.Open(ctx, s.provider, cfg)
+}
+
+// openCluster opens one of several.
+func (s *settings) openCluster(ctx context.Context, cfg providers.Config) (providers.Pool, error) {
+	c, err := cluster.Open(ctx, cfg, s.clusterOptions(), s.openPool)
+	if err != nil {
+		return nil, err // not a nil *Cluster
+	}
+	return c, nil
 }
 
 // hookManager gives the pool a manager in any case, so that hooks can also be

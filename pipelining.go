@@ -51,10 +51,10 @@ type Reader struct{ querier }
 var _ Querier = (*Reader)(nil)
 
 // Reader returns the handle's reader: every statement on it is declared
-// read-only, as with [WithReadOnly].
-func (db *DB) Reader() *Reader {
-	return &Reader{querier{direct: readOnly{db.querier}}}
-}
+// read-only, as with [WithReadOnly]. It goes to a replica when there are some
+// ([WithReplicas]), so it may not see yet what was written a moment ago: see
+// [WithSession].
+func (db *DB) Reader() *Reader { return &db.reader }
 
 // readOnly declares what it passes on.
 type readOnly struct{ to querier }

@@ -34,6 +34,16 @@ func queryOne(ctx context.Context, q Querier, v reflect.Value, sql string, args 
 		return err
 	}
 	defer rows.Close()
+	for {
+		err := readOne(rows, v)
+		if err == nil || !restart(rows) {
+			return err
+		}
+		v.SetZero()
+	}
+}
+
+func readOne(rows pgx.Rows, v reflect.Value) error {
 	if !rows.Next() {
 		if err := rows.Err(); err != nil {
 			return err
@@ -60,6 +70,17 @@ func queryAll(ctx context.Context, q Querier, all reflect.Value, sql string, arg
 		return err
 	}
 	defer rows.Close()
+	for {
+		err := readAll(rows, all)
+		if err == nil || !restart(rows) {
+			return err
+		}
+		all.Clear()
+		all.SetLen(0)
+	}
+}
+
+func readAll(rows pgx.Rows, all reflect.Value) error {
 	scan := rowScanner{t: all.Type().Elem()}
 	for n := 0; rows.Next(); n++ {
 		all.Grow(1)
@@ -70,6 +91,13 @@ func queryAll(ctx context.Context, q Querier, all reflect.Value, sql string, arg
 		}
 	}
 	return rows.Err()
+}
+
+// restart has rows begin again that ended because their server was lost, if they
+// can: of a read that may go to another server nothing needs to get lost.
+func restart(rows pgx.Rows) bool {
+	r, ok := rows.(interface{ Restart() bool })
+	return ok && r.Restart()
 }
 
 // rowScanner scans the rows of one result into values of one type.

@@ -62,6 +62,9 @@ type router interface {
 func connectorOf(pool providers.Pool) driver.Connector {
 	switch p := pool.(type) {
 	case providers.Unwrapper:
+		if p.Unwrap() == nil {
+			return nil
+		}
 		return stdlib.GetPoolConnector(p.Unwrap())
 	case router:
 		return routedConnector{p}

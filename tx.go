@@ -135,7 +135,7 @@ func (db *DB) attempt(ctx context.Context, fn func(context.Context, Tx) error, o
 	if err != nil {
 		return err
 	}
-	return endedElsewhere(db.runIn(providers.WithHeld(ctx, db.pool), tx, fn))
+	return endedElsewhere(db.runIn(db.held(ctx, opts.Access == ReadOnly), tx, fn))
 }
 
 // endedElsewhere finds out that fn, or what it called, ended the transaction by
