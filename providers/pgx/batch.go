@@ -108,7 +108,11 @@ func sendInBlock(ctx context.Context, on scopeBeginner, b *pgx.Batch) pgx.BatchR
 
 // sendBatch sends b, as confined where that is another.
 func (p *Pool) sendBatch(ctx context.Context, st statement, on batchSender, b, confined *pgx.Batch) *batchResults {
-	r := &batchResults{st: st, batch: b}
+	r := &batchResults{st: st, batch: b, ctx: ctx}
+	if r.st.order, r.err = p.beginOrder(ctx, st.lease.s, opBatch); r.err != nil {
+		r.BatchResults = pgx.FailedBatchResults(b, r.err)
+		return r
+	}
 	r.ctx, r.firing = p.startHook(ctx, providers.EventBatch, "", st.lease.s.pid)
 	defer func() {
 		if r.BatchResults == nil { // an argument of the application panicked
@@ -154,6 +158,7 @@ func (r *batchResults) adopt(borrower *Conn, scope []providers.Setting) {
 		return
 	}
 	r.tx = r.st.lease.s.pool.newTx(r.st.lease, borrower, inner, scope)
+	r.tx.order = r.st.order
 	if r.st.owned {
 		// Until the results are closed, they occupy it.
 		_ = r.tx.use.enter()
@@ -207,6 +212,7 @@ func (r *batchResults) done() {
 	if r.err == errPanicked && r.BatchResults != nil { //nolint:errorlint // that very one
 		r.drain()
 	}
+	r.st.order.tell(r.ctx, r.err)
 	if r.tx != nil {
 		if pg := r.st.lease.conn().PgConn(); pg.TxStatus() == 'I' || pg.IsClosed() {
 			r.tx.finish() // it never began, or the batch ended it

@@ -61,7 +61,7 @@ func descriptionsOf(sn *session) *descriptions {
 // forgetDescriptions drops them all: somebody deallocated what was prepared.
 func forgetDescriptions(conn *pgx.Conn) {
 	if s := sessionOf(conn); s != nil {
-		s.known, s.scoped.settings = nil, nil
+		s.known, s.scoped.settings, s.scoped.gate, s.scoped.position = nil, nil, nil, nil
 	}
 }
 

@@ -75,6 +75,11 @@ func (p *Pool) runBatch(ctx context.Context, st statement, call *providers.Batch
 	if err := p.canRunBatch(ctx, st.lease.conn(), call); err != nil {
 		return refuseBatch(call, err)
 	}
+	o, behind := p.beginOrder(ctx, st.lease.s, opBatch)
+	if behind != nil {
+		return refuseBatch(call, behind)
+	}
+	defer func() { o.tell(ctx, err) }()
 	s := newStream(ctx, p, st.lease, call)
 	s.confine(scope)
 	defer s.close()

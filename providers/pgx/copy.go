@@ -31,6 +31,11 @@ func (p *Pool) copyFrom(ctx context.Context, conn *pgx.Conn, table pgx.Identifie
 		defer func() { f.End(n, err) }()
 	}
 	s := sessionOf(conn)
+	o, behind := p.beginOrder(ctx, s, opCopy)
+	if behind != nil {
+		return 0, behind
+	}
+	defer func() { o.tell(ctx, err) }()
 	guard := &s.source
 	guard.inner = src
 	if waiting, ok := src.(providers.Interrupter); ok {

@@ -147,7 +147,7 @@ func growSendBuffer(conn net.Conn) {
 // statement prepares a call for the engine. It reports false for what needs a
 // connection of its own.
 func (pl *pipelined) statement(ctx context.Context, sql string, args []any, scope []providers.Setting) (st pipeline.Statement, ok bool) {
-	if pl == nil || pl.pool.closing.Load() {
+	if pl == nil || pl.pool.closing.Load() || providers.CausalityOf(ctx) != nil {
 		return st, false
 	}
 	st = pipeline.Statement{SQL: sql, Args: args, ReadOnly: providers.IsReadOnly(ctx)}

@@ -180,6 +180,11 @@ func (p *Pool) copyIn(ctx context.Context, s *session, r io.Reader, sql string) 
 		err = errPanicked // until the reader came back
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
+	o, behind := p.beginOrder(ctx, s, opCopy)
+	if behind != nil {
+		return tag, behind
+	}
+	defer func() { o.tell(ctx, err) }()
 	p.soil(s.conn, sql)
 	feed := newFeeder(ctx, r)
 	s.copying = feed.stop
@@ -202,6 +207,11 @@ func (p *Pool) copyOut(ctx context.Context, s *session, w io.Writer, sql string)
 		err = errPanicked // until the writer came back
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
+	o, behind := p.beginOrder(ctx, s, opCopy)
+	if behind != nil {
+		return tag, behind
+	}
+	defer func() { o.tell(ctx, err) }()
 	p.soil(s.conn, sql)
 	cut := false
 	out := &drain{w: w, stop: func() { cut = p.stopServer(ctx, s.conn) }}

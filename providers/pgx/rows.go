@@ -112,6 +112,7 @@ func (r *rows) Close() {
 	if err != nil {
 		err = r.st.lease.s.pool.mapError(r.ctx, opQuery, err)
 	}
+	r.st.order.tell(r.ctx, err)
 	r.finish(err)
 }
 
@@ -151,16 +152,28 @@ func (r *rows) retry(err error) bool {
 			return false
 		}
 		r.begun, r.around = true, nil
-		if err := r.st.lease.s.pool.openScope(r.ctx, r.st.lease, r.scope); err != nil {
+		if err := r.reopen(); err != nil {
 			r.Rows = failedRows(err)
 			return false
 		}
-		r.inScope = true
 	} else if !isRepeatable(conn, err, r.st.sql) {
 		return false
 	}
 	r.begun = true
 	return r.ask() == nil
+}
+
+// reopen readies the connection for the statement's second attempt.
+func (r *rows) reopen() error {
+	if r.st.order != nil {
+		r.st.order.known = false // it was the position behind the first
+	}
+	if len(r.scope) == 0 {
+		return nil
+	}
+	err := r.st.lease.s.pool.openScope(r.ctx, r.st.lease, r.scope)
+	r.inScope = err == nil
+	return err
 }
 
 // ask sends the statement as it is. An argument that panics ends the rows.

@@ -72,18 +72,24 @@ func (p *Pool) queryInBlock(r *rows, st *statement) error {
 }
 
 func (p *Pool) execScoped(ctx context.Context, st *statement, scope []providers.Setting, stale []string) (tag pgconn.CommandTag, err error) {
-	conn := st.lease.conn()
 	ctx, f := p.observe(ctx, providers.EventExec, st)
 	if f != nil {
 		err = errPanicked // until the statement came back
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
-	tag, err = p.execSettled(ctx, st, scope, stale)
+	tag, err = p.execWithin(ctx, st, scope, stale)
+	return tag, p.mapError(ctx, opExec, err)
+}
+
+// execWithin runs the statement with its settings, which go first if it turns out
+// that they have to.
+func (p *Pool) execWithin(ctx context.Context, st *statement, scope []providers.Setting, stale []string) (pgconn.CommandTag, error) {
+	tag, err := p.execSettled(ctx, st, scope, stale)
 	st.lease.s.forgetStale(st.sql, err)
-	if err != nil && needsSettingsFirst(conn, err, st.sql) {
+	if err != nil && needsSettingsFirst(st.lease.conn(), err, st.sql) {
 		tag, err = p.execInScope(ctx, st, scope)
 	}
-	return tag, p.mapError(ctx, opExec, err)
+	return tag, err
 }
 
 // execSettled sends the settings and the statement, and reads its tag.

@@ -16,44 +16,59 @@ type scopedWire struct {
 	eqb pgx.ExtendedQueryBuilder
 	// settings are the statements that make settings, by their number.
 	settings map[int]*pgconn.StatementDescription
-	values   [][]byte
-	text     []byte
+	// gate and position are what an order adds to a flush. snapshots says that a
+	// transaction of the session has one snapshot for all of it.
+	gate, position *pgconn.StatementDescription
+	snapshots      bool
+	values         [][]byte
+	text           []byte
 }
 
 // sendPrepared sends the settings and the statement, both prepared before. It
 // returns nil where it does not know how to, and has sent nothing then. An error
 // is that of the preparing.
 func (p *Pool) sendPrepared(ctx context.Context, st *statement, scope []providers.Setting) (*pgconn.MultiResultReader, error) {
-	s := st.lease.s
-	known := descriptionsOf(s)
-	prepares := known != nil && known.named && known.capacity > 0
-	if !prepares || p.cfg.Tracer != nil || st.sql == "" || changesMeaning(scope, nil) {
-		return nil, nil //nolint:nilnil // there is none
-	}
-	sql, args := st.sql, st.args
-	if len(args) > 0 {
-		var ok bool
-		if sql, args, ok = rewrite(ctx, sql, args); !ok {
-			return nil, nil //nolint:nilnil // there is none
-		}
-	}
-	settings, err := s.describeSettings(ctx, scope)
-	if err != nil {
+	settings, d, err := p.ready(ctx, st, scope)
+	if d == nil {
 		return nil, err
 	}
-	d, err := p.describeScoped(ctx, s, known, sql)
-	if d == nil || err != nil || len(d.sd.ParamOIDs) != len(args) {
-		return nil, err
-	}
-	w := &s.scoped
-	if w.eqb.Build(s.conn.TypeMap(), d.sd, args) != nil {
-		return nil, nil //nolint:nilnil,nilerr // whoever sends it otherwise says what is wrong
-	}
+	s, w := st.lease.s, &st.lease.s.scoped
 	b := &pgconn.Batch{}
 	b.ExecStatement(settings, w.encode(scope), nil, nil)
 	b.ExecStatement(d.sd, w.eqb.ParamValues, w.eqb.ParamFormats, w.eqb.ResultFormats)
 	s.dirt |= d.dirt &^ noDirt
 	return s.conn.PgConn().ExecBatch(ctx, b), nil
+}
+
+// ready prepares the settings, if there are any, and the statement, and encodes its
+// arguments. It returns no statement for one that is to be sent otherwise.
+func (p *Pool) ready(ctx context.Context, st *statement, scope []providers.Setting) (settings *pgconn.StatementDescription, d *described, err error) {
+	s := st.lease.s
+	known := descriptionsOf(s)
+	prepares := known != nil && known.named && known.capacity > 0
+	if !prepares || p.cfg.Tracer != nil || st.sql == "" || changesMeaning(scope, nil) {
+		return nil, nil, nil
+	}
+	sql, args := st.sql, st.args
+	if len(args) > 0 {
+		var ok bool
+		if sql, args, ok = rewrite(ctx, sql, args); !ok {
+			return nil, nil, nil
+		}
+	}
+	if len(scope) > 0 {
+		if settings, err = s.describeSettings(ctx, scope); err != nil {
+			return nil, nil, err
+		}
+	}
+	d, err = p.describeScoped(ctx, s, known, sql)
+	if d == nil || err != nil || len(d.sd.ParamOIDs) != len(args) {
+		return nil, nil, err
+	}
+	if s.scoped.eqb.Build(s.conn.TypeMap(), d.sd, args) != nil {
+		return nil, nil, nil //nolint:nilerr // whoever sends it otherwise says what is wrong
+	}
+	return settings, d, nil
 }
 
 // encode makes arguments of settings, in memory that the next ones use again.

@@ -26,6 +26,8 @@ type statement struct {
 	args   []any
 	// firing is there when hooks have seen the statement begin.
 	firing *providers.Firing
+	// order is what the context holds the statement to; nil for most.
+	order *order
 }
 
 // end gives back what the statement occupied.
@@ -58,18 +60,24 @@ func (p *Pool) query(ctx context.Context, r *rows, st *statement) (pgx.Rows, err
 
 // exec runs a statement without rows.
 func (p *Pool) exec(ctx context.Context, st *statement) (tag pgconn.CommandTag, err error) {
-	conn := st.lease.conn()
 	ctx, f := p.observe(ctx, providers.EventExec, st)
 	if f != nil {
 		err = errPanicked // until the statement came back
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
-	tag, err = conn.Exec(ctx, st.sql, st.args...)
-	if err != nil && isRepeatable(conn, err, st.sql) {
-		tag, err = conn.Exec(ctx, st.sql, st.args...)
-	}
+	tag, err = st.exec(ctx)
 	if err != nil {
 		err = p.mapError(ctx, opExec, err)
+	}
+	return tag, err
+}
+
+// exec sends the statement as it is, once more if its plan was stale.
+func (st *statement) exec(ctx context.Context) (pgconn.CommandTag, error) {
+	conn := st.lease.conn()
+	tag, err := conn.Exec(ctx, st.sql, st.args...)
+	if err != nil && isRepeatable(conn, err, st.sql) {
+		tag, err = conn.Exec(ctx, st.sql, st.args...)
 	}
 	return tag, err
 }
@@ -110,13 +118,16 @@ func (p *Pool) queryOn(ctx context.Context, r *rows, st *statement, scope []prov
 		st.end()
 		return failedRows(err), err
 	}
-	if len(scope) == 0 {
+	if st.order = p.orderOf(ctx, st.lease.s, st.sql); st.order == nil && len(scope) == 0 {
 		return p.query(ctx, r, st)
 	}
-	if err := scopable(st.args); err != nil {
+	if err := scopable(st.args); err != nil && len(scope) > 0 {
 		st.firing.End(0, err)
 		st.end()
 		return failedRows(err), err
+	}
+	if st.order != nil {
+		return p.queryOrdered(ctx, r, st, scope, stale)
 	}
 	return p.queryScoped(ctx, r, st, scope, stale)
 }
@@ -129,12 +140,15 @@ func (p *Pool) execOn(ctx context.Context, st *statement, scope []providers.Sett
 		st.firing.End(0, err)
 		return pgconn.CommandTag{}, err
 	}
-	if len(scope) == 0 {
+	if st.order = p.orderOf(ctx, st.lease.s, st.sql); st.order == nil && len(scope) == 0 {
 		return p.exec(ctx, st)
 	}
-	if err := scopable(st.args); err != nil {
+	if err := scopable(st.args); err != nil && len(scope) > 0 {
 		st.firing.End(0, err)
 		return pgconn.CommandTag{}, err
+	}
+	if st.order != nil {
+		return p.execOrdered(ctx, st, scope, stale)
 	}
 	return p.execScoped(ctx, st, scope, stale)
 }

@@ -47,6 +47,8 @@ type Tx struct {
 	inner    pgx.Tx
 	// confined is the scope that it began in.
 	confined []providers.Setting
+	// order is what the context that it began with holds it to.
+	order *order
 	// use is the transaction's own, or that of the borrowed connection, which
 	// the two share.
 	use    *use
@@ -89,9 +91,10 @@ var (
 func (p *Pool) beginOn(ctx context.Context, l lease, borrower *Conn, opts providers.TxOptions, scope []providers.Setting) (*Tx, error) {
 	ctx, f := p.startHook(ctx, providers.EventBegin, "", l.s.pid)
 	var inner pgx.Tx
+	o := p.orderOfTx(ctx, l.s, opts)
 	err := errInTx // BEGIN inside a transaction only makes the server warn
 	if l.conn().PgConn().TxStatus() == 'I' {
-		inner, err = p.beginConfined(l.s.watch(ctx), l.s, pgxTxOptions(opts), scope)
+		inner, err = p.beginOrdered(l.s.watch(ctx), o, l.s, pgxTxOptions(opts), scope)
 		l.unwatch()
 	}
 	if err != nil {
@@ -107,6 +110,7 @@ func (p *Pool) beginOn(ctx context.Context, l lease, borrower *Conn, opts provid
 	}
 	f.End(0, nil)
 	t := p.newTx(l, borrower, inner, scope)
+	t.order = o
 	if opts.Timeout > 0 {
 		t.limit(opts.Timeout)
 	}
@@ -351,9 +355,10 @@ func (t *Tx) commitRoot(ctx context.Context) error {
 	ctx, f := t.pool.startHook(ctx, providers.EventCommit, "", t.lease.s.pid)
 	lost := t.lease.conn().PgConn().IsClosed()
 	if !lost && t.lease.conn().PgConn().TxStatus() == 'I' {
-		return t.endedBehind(f, opCommit)
+		return t.endedBehind(ctx, f, opCommit)
 	}
-	err := t.commit(t.lease.s.watch(ctx))
+	o := t.orderOfCommit(ctx)
+	err := t.commit(t.lease.s.watch(ctx), o)
 	if err != nil {
 		result := providers.OutcomeRolledBack
 		if !lost { // else COMMIT was not sent
@@ -361,6 +366,7 @@ func (t *Tx) commitRoot(ctx context.Context) error {
 		}
 		err = &providers.TxError{Result: result, Operation: opCommit, Attempts: 1, Err: t.pool.mapError(ctx, opCommit, err)}
 	}
+	o.tell(ctx, err)
 	f.End(0, err)
 	t.finish()
 	return err
@@ -368,8 +374,9 @@ func (t *Tx) commitRoot(ctx context.Context) error {
 
 // endedBehind ends a transaction that a statement of its user ended, or another
 // holder of the connection. How, nobody here can say.
-func (t *Tx) endedBehind(f *providers.Firing, op string) error {
+func (t *Tx) endedBehind(ctx context.Context, f *providers.Firing, op string) error {
 	err := &providers.TxError{Result: providers.OutcomeUnknown, Operation: op, Attempts: 1, Err: errEndedBehind}
+	t.orderOfCommit(ctx).tell(ctx, err)
 	f.End(0, err)
 	t.finish()
 	return err
@@ -378,7 +385,7 @@ func (t *Tx) endedBehind(f *providers.Firing, op string) error {
 // commit has the server commit. A limit of time that belonged to the last call
 // would apply to COMMIT as well, so it ends in the same flush. Other settings
 // stay for the triggers that run at the end.
-func (t *Tx) commit(ctx context.Context) error {
+func (t *Tx) commit(ctx context.Context, o *order) error {
 	var limits strings.Builder
 	for _, s := range t.applied {
 		if name := strings.ToLower(s.Name); name == "statement_timeout" || name == "lock_timeout" {
@@ -386,12 +393,20 @@ func (t *Tx) commit(ctx context.Context) error {
 		}
 	}
 	conn := t.lease.conn()
-	if limits.Len() == 0 || conn.PgConn().TxStatus() != 'T' {
+	if conn.PgConn().TxStatus() != 'T' {
 		return t.inner.Commit(ctx)
 	}
-	before := t.lease.s.dirt
-	_, err := conn.Exec(ctx, limits.String()+"commit")
-	t.lease.s.dirt = before
+	var err error
+	switch {
+	case o.asks():
+		err = o.commit(ctx, limits.String())
+	case limits.Len() > 0:
+		before := t.lease.s.dirt
+		_, err = conn.Exec(ctx, limits.String()+"commit")
+		t.lease.s.dirt = before
+	default:
+		return t.inner.Commit(ctx)
+	}
 	if err != nil && conn.PgConn().TxStatus() != 'I' {
 		_ = conn.Close(ctx) // as the driver does; the server rolls back
 	}
@@ -465,7 +480,7 @@ func (t *Tx) rollbackRoot(ctx context.Context) error {
 	defer stop()
 	ctx, f := t.pool.startHook(ctx, providers.EventRollback, "", t.lease.s.pid)
 	if pg := t.lease.conn().PgConn(); !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I' {
-		return t.endedBehind(f, opRollback)
+		return t.endedBehind(ctx, f, opRollback)
 	}
 	err := t.inner.Rollback(ctx)
 	if err != nil {
@@ -474,6 +489,7 @@ func (t *Tx) rollbackRoot(ctx context.Context) error {
 			Err: t.pool.mapError(ctx, opRollback, err),
 		}
 	}
+	t.order.undone(ctx, err)
 	f.End(0, err)
 	t.finish()
 	return err
