@@ -67,8 +67,8 @@ func receive(t *testing.T, dsn, program string, commands ...string) {
 	}
 }
 
-// eventually waits for what a server does in its own time.
-func eventually(t *testing.T, what string, is func() bool) {
+// awaitThat waits for what a server does in its own time.
+func awaitThat(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	limit := time.NewTimer(time.Minute)
 	defer limit.Stop()
@@ -98,18 +98,18 @@ func TestStatReplication(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	both := fmt.Sprintf("%s:5432(streaming 0) %s:5432(streaming 0)", first.Name(), second.Name())
-	eventually(t, "both standbys stream", func() bool { got, err := found(byName); return got == both && err == nil })
+	awaitThat(t, "both standbys stream", func() bool { got, err := found(byName); return got == both && err == nil })
 
 	// One comes over TCP: its address is known, and the other is complained of.
 	mustExec(t, connectTo(t, first.DSN("")),
 		fmt.Sprintf("alter system set primary_conninfo = 'host=127.0.0.1 port=%d user=postgres application_name=%s'",
 			servers.Primary().Port(), first.Name()),
 		"select pg_reload_conf()")
-	eventually(t, "a standby comes over TCP", func() bool { got, err := found(StatReplication(nil)); return got == "127.0.0.1" && err != nil })
+	awaitThat(t, "a standby comes over TCP", func() bool { got, err := found(StatReplication(nil)); return got == "127.0.0.1" && err != nil })
 	if err := second.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the other one is gone", func() bool { got, err := found(StatReplication(nil)); return got == "127.0.0.1" && err == nil })
+	awaitThat(t, "the other one is gone", func() bool { got, err := found(StatReplication(nil)); return got == "127.0.0.1" && err == nil })
 
 	// Others receive the log as well, and are no servers.
 	var position string
