@@ -95,6 +95,7 @@ func Open(ctx context.Context, cfg providers.Config, opts Options, open Opener) 
 	m.onWriterLost = func(*server) { c.evict() }
 	m.onWriterSilent = func(*server) { c.forget() }
 	m.onServerGone = func(s *server) { c.drop(s, drainTimeout) }
+	m.onServerSilent = func(s *server) { c.drop(s, 0) } // its reads go elsewhere
 	if err := m.start(ctx); err != nil {
 		m.close()
 		return nil, err

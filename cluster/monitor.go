@@ -30,6 +30,9 @@ type monitor struct {
 	// onServerGone hears that s is no host, or no standby any more: its read pool is
 	// to be drained and closed.
 	onServerGone func(s *server)
+	// onServerSilent hears that s, a standby, does not answer: who waits for it waits
+	// in vain. It may be told more than once.
+	onServerSilent func(s *server)
 
 	cfg  providers.Config
 	opts Options
@@ -61,7 +64,8 @@ type monitor struct {
 func newMonitor(cfg providers.Config, opts Options, open Opener) (*monitor, error) {
 	m := &monitor{
 		onWriterLost: func(*server) {}, onWriterSilent: func(*server) {}, onServerGone: func(*server) {},
-		cfg: cfg, opts: opts.withDefaults(), open: open, log: cmp.Or(cfg.Logger, slog.Default()),
+		onServerSilent: func(*server) {},
+		cfg:            cfg, opts: opts.withDefaults(), open: open, log: cmp.Or(cfg.Logger, slog.Default()),
 		rediscover: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	own, err := addresses(cfg.DSN)

@@ -83,8 +83,8 @@ func TestRoutes(t *testing.T) {
 		"a ping for reading":                {reader, ping, "a"},
 		"a statement":                       {plain, exec, primaryName},
 		"a statement that only reads":       {reader, exec, "a"},
-		"a call":                            {plain, run, primaryName},
-		"a call that only reads":            {reader, run, "a"},
+		"a call":                            {plain, runExec, primaryName},
+		"a call that only reads":            {reader, runExec, "a"},
 		"a call for rows":                   {reader, runQuery, "a"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -148,7 +148,7 @@ func exec(ctx context.Context, c *Cluster) error {
 	return err
 }
 
-func run(ctx context.Context, c *Cluster) error {
+func runExec(ctx context.Context, c *Cluster) error {
 	return c.Run(ctx, &providers.Call{Kind: providers.CallExec, SQL: "select 1"})
 }
 
@@ -231,7 +231,7 @@ func TestNoReplicaIsFit(t *testing.T) {
 			_, err := read(ctx, c, "select 1")
 			return err
 		},
-		"exec": exec, "run": run, "rows": runQuery, "acquire": acquire, "batch": batch, "stream": stream, "copy": unload, "ping": ping,
+		"exec": exec, "run": runExec, "rows": runQuery, "acquire": acquire, "batch": batch, "stream": stream, "copy": unload, "ping": ping,
 		"begin": func(ctx context.Context, c *Cluster) error {
 			_, err := c.Begin(ctx, providers.TxOptions{Access: providers.ReadOnly})
 			return err
