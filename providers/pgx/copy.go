@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
@@ -36,76 +37,25 @@ func (p *Pool) copyFrom(ctx context.Context, conn *pgx.Conn, table pgx.Identifie
 		return 0, behind
 	}
 	defer func() { o.tell(ctx, err) }()
-	guard := &s.source
-	guard.inner = src
+	if t := p.copyTracer; t != nil {
+		ctx = t.TraceCopyFromStart(ctx, conn, pgx.TraceCopyFromStartData{TableName: table, ColumnNames: columns})
+		defer func() {
+			t.TraceCopyFromEnd(ctx, conn, pgx.TraceCopyFromEndData{CommandTag: pgconn.NewCommandTag("COPY " + itoa(int(n))), Err: err})
+		}()
+	}
 	if waiting, ok := src.(providers.Interrupter); ok {
 		s.copying = waiting.Interrupt
 	}
-	n, err = conn.CopyFrom(ctx, table, columns, guard)
-	failure, panicked := guard.err, guard.panicked
-	*guard, s.copying = source{}, nil
-	if panicked != nil {
+	rows := &rowReader{source: src}
+	n, err = s.copyRows(ctx, table, columns, rows)
+	s.copying = nil
+	if rows.panicked != nil {
 		err = errPanicked
-		panic(panicked)
+		panic(rows.panicked)
 	}
-	if err != nil && failure != nil && !errors.Is(err, failure) {
+	if err != nil && rows.err != nil && !errors.Is(err, rows.err) {
 		// The server only says that the client gave up; this is why.
-		err = errors.Join(failure, err)
+		err = errors.Join(rows.err, err)
 	}
 	return n, p.mapError(ctx, opCopy, err)
-}
-
-// source is what rows are copied from. The driver asks it on a goroutine of its
-// own, where a panic would end the program, so it is kept for the caller. Each
-// session has one, so that a COPY costs no allocation for its own.
-type source struct {
-	inner pgx.CopyFromSource
-	// values are those of the row, taken together with it: two protected calls
-	// a row would cost twice as much as one.
-	values    []any
-	valuesErr error
-	err       error
-	panicked  any
-}
-
-// Next moves to the next row.
-func (s *source) Next() (more bool) {
-	defer s.recover()
-	if !s.inner.Next() {
-		return false
-	}
-	s.values, s.valuesErr = s.inner.Values()
-	return true
-}
-
-// Values are those of the row.
-func (s *source) Values() ([]any, error) {
-	if s.err == nil {
-		s.err = s.valuesErr
-	}
-	return s.values, s.valuesErr
-}
-
-// Err is why there are no more rows.
-func (s *source) Err() (err error) {
-	defer func() {
-		if s.panicked != nil {
-			err = errPanicked
-		}
-	}()
-	defer s.recover()
-	if s.panicked != nil {
-		return nil
-	}
-	err = s.inner.Err()
-	if s.err == nil {
-		s.err = err
-	}
-	return err
-}
-
-func (s *source) recover() {
-	if r := recover(); r != nil {
-		s.panicked = r
-	}
 }

@@ -2,8 +2,11 @@ package pgx
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -149,4 +152,54 @@ func TestCopyFromInterruptsASourceThatWaits(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// panickingValuer encodes itself, and panics.
+type panickingValuer struct{}
+
+func (panickingValuer) Value() (driver.Value, error) { panic("in Value") }
+
+// A value that panics does so for the caller, not on a goroutine of the driver,
+// where it would end the program.
+func TestCopyFromOfAValueThatPanics(t *testing.T) {
+	p := openPool(t, providers.Config{})
+	mustExec(t, p, "create table t (n int)")
+	func() {
+		defer func() {
+			if r := recover(); r != "in Value" {
+				t.Errorf("recovered %v", r)
+			}
+		}()
+		_, err := p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n"}, pgx.CopyFromRows([][]any{{1}, {panickingValuer{}}}))
+		t.Errorf("it returned: %v", err)
+	}()
+	if n := value[int](t, p, "select count(*) from t"); n != 0 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// What has no binary form of the column's type is read from its text, arrays with
+// their dimensions; NULLs, rows larger than a message and many rows arrive whole.
+func TestCopyFromOfAnything(t *testing.T) {
+	p := openPool(t, providers.Config{})
+	mustExec(t, p, "create table t (n int, d date, a int[], s text)")
+	large := strings.Repeat("x", 3*feedSize)
+	rows := [][]any{{"1", "2026-11-24", "{{1,2},{3,4}}", large}, {nil, nil, nil, nil}}
+	for i := range 10_000 {
+		rows = append(rows, []any{i, time.Unix(0, 0), []int{i}, "é"})
+	}
+	n, err := p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n", "d", "a", "s"}, pgx.CopyFromRows(rows))
+	if err != nil || n != int64(len(rows)) {
+		t.Fatal(n, err)
+	}
+	got := value[string](t, p, `select concat_ws(' ', count(*), count(n), sum(n), max(array_ndims(a)), max(length(s)), min(d)) from t`)
+	if want := "10002 10001 49995001 2 196593 1970-01-01"; got != want {
+		t.Errorf("%q, not %q", got, want)
+	}
+	for _, bad := range [][][]any{{{1}}, {{"x", nil, nil, nil}}, {{1, nil, nil, struct{}{}}}} {
+		if _, err := p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n", "d", "a", "s"}, pgx.CopyFromRows(bad)); err == nil ||
+			providers.OutcomeOf(err) != providers.OutcomeRolledBack {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
 }

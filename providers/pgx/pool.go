@@ -31,6 +31,7 @@ type Pool struct {
 
 	pipelined  *pipelined // nil without
 	watchdog   watchdog
+	copyTracer pgx.CopyFromTracer // nil without
 	onEnd      func(*pgconn.PgConn) ctxwatch.Handler
 	gauges     gauges
 	waiting    waiting
@@ -109,6 +110,7 @@ func newPool(cfg providers.Config, pc *pgxpool.Config) *Pool {
 	}
 	p.life, p.endLife = context.WithCancelCause(context.Background())
 	pc.ConnConfig.Tracer = newTracer(p, cfg.Tracer)
+	p.copyTracer, _ = cfg.Tracer.(pgx.CopyFromTracer)
 	pc.BeforeConnect = p.beforeConnect
 	pc.AfterConnect = p.connected
 	pc.BeforeClose = p.disconnecting

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgkeel/pgkeel/providers"
@@ -37,9 +38,8 @@ type session struct {
 	// copying interrupts what feeds the COPY under way; only the goroutine that
 	// holds the connection touches it. nil without one.
 	copying func()
-	// source is what a COPY of rows under way reads from; the driver's goroutine
-	// touches it as long as that lasts.
-	source source
+	// copied are the columns of the tables into which rows were copied.
+	copied map[string][]pgconn.FieldDescription
 	// raw says that it was taken from the unwrapped pool, and scope what for; only
 	// its holder touches them.
 	raw   bool
