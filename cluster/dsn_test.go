@@ -13,9 +13,9 @@ func TestAddresses(t *testing.T) {
 	t.Setenv("PGPORT", "6000")
 	t.Setenv("PGSERVICEFILE", "/nowhere")
 	for dsn, want := range map[string]string{
-		"":                                          "env1:6000 env2:6000",
-		"dbname=x":                                  "env1:6000 env2:6000",
-		"postgres://u@a/db":                         "a:6000",
+		"":                  "env1:6000 env2:6000",
+		"dbname=x":          "env1:6000 env2:6000",
+		"postgres://u@a/db": "a:6000",
 		"postgres://u:p@a:1,b:2/db?sslmode=disable": "a:1 b:2",
 		"postgres://u:p@a:1,b:2/db?sslmode=prefer":  "a:1 b:2",
 		"postgresql://[::1]:5,b/db":                 "[::1]:5 b:5432",

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"slices"
 	"sort"
 	"time"
 
@@ -19,9 +18,13 @@ type moment struct {
 	at  time.Time
 }
 
-// maxMoments is how many are kept. When they are that many, every second one of the
-// older half is dropped: lag is then known less exactly the longer it is.
-const maxMoments = 512
+const (
+	// maxMoments is how many are kept before they are thinned out. That leaves fewer,
+	// however long the time is.
+	maxMoments = 512
+	// exactness is the part of a lag by which it is told longer than it is.
+	exactness = 16
+)
 
 // add notes that the primary was there. Positions beyond belong to a log that was
 // lost in a failover.
@@ -33,7 +36,7 @@ func (h *history) add(lsn providers.LSN, at time.Time) {
 		return
 	}
 	if n >= maxMoments {
-		h.thin()
+		h.thin(at)
 	}
 	h.moments = append(h.moments, moment{lsn, at})
 }
@@ -53,11 +56,13 @@ func (h *history) after(lsn providers.LSN) int {
 	return sort.Search(len(h.moments), func(i int) bool { return h.moments[i].lsn > lsn })
 }
 
-func (h *history) thin() {
-	kept := 0
-	for i := 0; i < len(h.moments)/2; i += 2 {
-		h.moments[kept] = h.moments[i]
-		kept++
+// thin drops moments that hardly tell more than their neighbours do, at that age.
+func (h *history) thin(now time.Time) {
+	kept := h.moments[:1]
+	for i, next := range h.moments[2:] {
+		if next.at.Sub(kept[len(kept)-1].at) > now.Sub(next.at)/exactness {
+			kept = append(kept, h.moments[i+1])
+		}
 	}
-	h.moments = slices.Delete(h.moments, kept, len(h.moments)/2)
+	h.moments = append(kept, h.moments[len(h.moments)-1])
 }

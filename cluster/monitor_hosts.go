@@ -97,16 +97,16 @@ func (m *monitor) primaryQuerier() providers.Querier {
 	return m.writer.pool
 }
 
-// target is a host with the address and the DSN that it comes to.
-type target struct {
+// endpoint is a host with the address and the DSN that it comes to.
+type endpoint struct {
 	host         Host
 	address, dsn string
 }
 
-// targets are the hosts of the DSN, and then those that were discovered. What is named
+// endpoints are the hosts of the DSN, and then those that were discovered. What is named
 // twice is one host, of which a later mention adds what the first leaves open. The
 // error joins the faults of those that make no sense.
-func (m *monitor) targets(discovered []Host) (all []target, err error) {
+func (m *monitor) endpoints(discovered []Host) (all []endpoint, err error) {
 	var faults []error
 	for _, h := range append(slices.Clip(m.own), discovered...) {
 		dsn, err := h.dsnFrom(m.cfg.DSN)
@@ -120,9 +120,9 @@ func (m *monitor) targets(discovered []Host) (all []target, err error) {
 			continue
 		}
 		h.Address = named[0]
-		i := slices.IndexFunc(all, func(t target) bool { return t.address == named[0] })
+		i := slices.IndexFunc(all, func(t endpoint) bool { return t.address == named[0] })
 		if i < 0 {
-			all = append(all, target{h, named[0], dsn})
+			all = append(all, endpoint{h, named[0], dsn})
 			continue
 		}
 		known := &all[i].host
@@ -141,7 +141,7 @@ func (m *monitor) targets(discovered []Host) (all []target, err error) {
 // gone. The primary is kept while it is one: what is asked for replicas may not name
 // it.
 func (m *monitor) setHosts(discovered []Host) error {
-	all, fault := m.targets(discovered)
+	all, fault := m.endpoints(discovered)
 	m.mu.Lock()
 	defer m.unlock()
 	if m.closed {
@@ -172,7 +172,7 @@ func (m *monitor) setHosts(discovered []Host) error {
 }
 
 // join begins to watch a host.
-func (m *monitor) join(t target) *peer {
+func (m *monitor) join(t endpoint) *peer {
 	w := &peer{address: t.address, server: newServer(t), kick: make(chan struct{}, 1)}
 	w.life, w.end = context.WithCancel(m.life)
 	m.background.Go(func() { m.watch(w) })
@@ -191,7 +191,7 @@ func (m *monitor) leave(w *peer) {
 
 // update takes in what else is said of a host. Strategies may keep what they know by
 // the replica, so a changed one is another one.
-func (m *monitor) update(w *peer, t target) {
+func (m *monitor) update(w *peer, t endpoint) {
 	if w.server.Host() == t.host && w.server.dsn == t.dsn {
 		return
 	}
@@ -203,4 +203,4 @@ func (m *monitor) update(w *peer, t target) {
 	m.events = append(m.events, func() { m.onServerGone(old) })
 }
 
-func newServer(t target) *server { return &server{Replica: newReplica(t.host), dsn: t.dsn} }
+func newServer(t endpoint) *server { return &server{Replica: newReplica(t.host), dsn: t.dsn} }

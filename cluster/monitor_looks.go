@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/pgkeel/pgkeel/providers"
@@ -83,9 +84,13 @@ func (m *monitor) report(w *peer, began time.Time, s sample, err error) {
 	}
 	w.note(s, err)
 	m.recognize(w)
+	first := m.epochs == 0
 	settled := m.decide(w, began)
-	m.measure(w)
-	m.assess(w)
+	if first && m.epochs > 0 {
+		m.assess(m.peers...) // what was found before there was something to compare with
+	} else if !first {
+		m.assess(w)
+	}
 	if w.silent == 0 && w.settles(began) {
 		w.doubted = time.Time{}
 	}
@@ -122,35 +127,39 @@ func (m *monitor) strangers() error {
 	return errors.Join(faults...)
 }
 
-// measure notes where the primary is, or how far a standby is behind it.
-func (m *monitor) measure(w *peer) {
-	switch {
-	case w.err != nil || w.foreign:
-	case w == m.writer:
-		m.history.add(w.last.position, w.last.began)
-		w.server.lag.Store(0)
-	case w.last.standby:
-		if at, ok := m.history.reached(providers.LSN(w.server.position.Load())); ok {
-			w.server.current.Store(&at)
-		}
-		w.server.lag.Store(int64(w.server.lagNow()))
-	}
-}
-
-// assess decides whether a server is fit to read from after a look, and looks through
+// assess decides whether servers are fit to read from after a look, and looks through
 // the others for what does not depend on a look of theirs.
-func (m *monitor) assess(looked *peer) {
+func (m *monitor) assess(looked ...*peer) {
+	m.measure()
 	for _, w := range m.peers {
 		problem, certain := m.disqualified(w)
-		if problem == "" && w == looked {
-			problem = m.unfit(w)
-		}
-		if w != looked && (problem == "" || !w.fit) {
+		if slices.Contains(looked, w) {
+			if problem == "" {
+				problem = m.unfit(w)
+			}
+		} else if problem == "" || !w.fit {
 			continue
 		}
 		if w.judge(problem, certain) {
 			m.tell(w)
 		}
+	}
+}
+
+// measure notes where the primary is, and how far the standbys are behind it.
+func (m *monitor) measure() {
+	if w := m.writer; w != nil && w.err == nil {
+		m.history.add(w.last.position, w.last.began)
+	}
+	for _, w := range m.peers {
+		if !w.seen || !w.last.standby || w.foreign {
+			w.server.lag.Store(0)
+			continue
+		}
+		if at, ok := m.history.reached(providers.LSN(w.server.position.Load())); ok {
+			w.server.current.Store(&at)
+		}
+		w.server.lag.Store(int64(w.server.lagNow()))
 	}
 }
 
