@@ -91,6 +91,9 @@ func (m *monitor) report(w *peer, began time.Time, s sample, err error) {
 	} else if !first {
 		m.assess(w)
 	}
+	if w.lost() && w.seen && w.last.standby {
+		m.events = append(m.events, func() { m.onServerSilent(w.server) })
+	}
 	if w.silent == 0 && w.settles(began) {
 		w.doubted = time.Time{}
 	}
