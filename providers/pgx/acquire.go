@@ -44,7 +44,8 @@ type wait struct {
 	session *session
 	firing  *providers.Firing
 	asked   atomic.Int32
-	dials   atomic.Bool
+	// dials is the epoch of the attempt to connect that it began, if it did.
+	dials atomic.Pointer[epoch]
 
 	// What follows is set once the wait begins.
 
@@ -170,13 +171,23 @@ func (p *Pool) beforeConnect(ctx context.Context, config *pgx.ConnConfig) error 
 	if ctx.Value(startupKey{}) != nil {
 		return errStartup
 	}
-	if w, ok := ctx.Value(waitKey{}).(*wait); ok {
-		w.dials.Store(true)
-		if w.onDial != nil {
-			w.onDial()
+	w, _ := ctx.Value(waitKey{}).(*wait)
+	if w != nil && w.onDial != nil {
+		w.onDial()
+	}
+	for {
+		e := p.epoch.Load()
+		if w != nil {
+			w.dials.Store(e)
+		}
+		if err := p.route(ctx, config); err != nil {
+			return err
+		}
+		if !e.over() {
+			config.DialFunc = e.guard(config.DialFunc)
+			return nil
 		}
 	}
-	return p.route(ctx, config)
 }
 
 // enter joins the line, unless that would complete a deadlock: every
@@ -322,7 +333,7 @@ func (p *Pool) waitEnded(w *wait, cause error) error {
 // noneCameBack tells a wait for a connection in use from one for a connection
 // being made, which means that the server cannot be reached.
 func (p *Pool) noneCameBack(w *wait, holders []providers.Holder) bool {
-	if w.dials.Load() || len(holders) == 0 {
+	if w.dials.Load() != nil || len(holders) == 0 {
 		return false
 	}
 	return p.pool.Stat().ConstructingConns() == 0 || p.lastDialError() == nil && p.routes.asking.Load() == 0

@@ -113,7 +113,7 @@ var carried = map[string]struct {
 			if b.p.cfg.AfterConnect == nil {
 				return nil
 			}
-			return b.pc.AfterConnect(context.Background(), nil).Error()
+			return b.p.prepareSession(context.Background(), nil).Error()
 		},
 	},
 	"Tracer": {func(c *providers.Config) { c.Tracer = nopTracer{} }, func(b built) any { return b.pc.ConnConfig.Tracer.(*tracer).query }},

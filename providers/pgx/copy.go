@@ -48,6 +48,7 @@ func (p *Pool) copyFrom(ctx context.Context, conn *pgx.Conn, table pgx.Identifie
 	}
 	rows := &rowReader{source: src}
 	n, err = s.copyRows(ctx, table, columns, rows)
+	p.doubtCopy(ctx, s.conn, err)
 	s.copying = nil
 	if rows.panicked != nil {
 		err = errPanicked

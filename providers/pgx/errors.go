@@ -144,6 +144,7 @@ func (p *Pool) mapError(ctx context.Context, op string, err error) error {
 	if ended := ctx.Err(); ended != nil && causedBy(ended, err, pg) {
 		return &providers.TimeoutError{Operation: op, Limit: limitOf(ctx), Err: mapped, Context: ended}
 	}
+	p.doubt(ctx, op, err)
 	if pg != nil && pg.IsReadOnly() && providers.IsReadOnly(ctx) {
 		return forReader(mapped)
 	}

@@ -5,6 +5,7 @@ import (
 	"runtime"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
@@ -34,10 +35,8 @@ func (p *Pool) lend(ctx context.Context, op string, gate providers.Gate) (l leas
 	if err := p.enterGate(ctx, gate); err != nil {
 		return l, nil, err
 	}
-	w := p.newWait(ctx)
-	w.lent = true
+	w, conn, err := p.acquire(ctx)
 	defer w.recycle()
-	conn, err := p.pool.Acquire(w)
 	if err != nil {
 		leaveGate(gate)
 		return l, nil, p.acquireError(ctx, err)
@@ -55,6 +54,19 @@ func (p *Pool) lend(ctx context.Context, op string, gate providers.Gate) (l leas
 		r = s.nextRows()
 	}
 	return lease{s: s, no: s.lease}, r, nil
+}
+
+// acquire takes a connection out of the pool. One that was evicted while it was
+// being made is made again.
+func (p *Pool) acquire(ctx context.Context) (*wait, *pgxpool.Conn, error) {
+	for {
+		w := p.newWait(ctx)
+		w.lent = true
+		conn, err := p.pool.Acquire(w)
+		if !w.evicted(err) {
+			return w, conn, err
+		}
+	}
 }
 
 // The operations that a connection is taken for, as holders are named.

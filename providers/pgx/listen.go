@@ -19,8 +19,8 @@ import (
 type ListenConn struct {
 	pool *Pool
 	conn *pgx.Conn
-	// detach lets go of the pool's end.
-	detach func() bool
+	// detach lets go of the pool's end, and of the epoch's.
+	detach func()
 }
 
 var (
@@ -71,7 +71,7 @@ func (p *Pool) listenConfig(opts providers.ListenOptions) (*pgxpool.Config, stri
 		if err != nil {
 			return nil, "", err
 		}
-		pc.ConnConfig = direct.ConnConfig
+		pc.ConnConfig, pc.BeforeConnect = direct.ConnConfig, nil
 	case p.cfg.Profile == providers.ProfilePgBouncer:
 		return nil, "", &providers.ConfigError{
 			Field: "ListenOptions.DSN",
@@ -92,8 +92,10 @@ func (p *Pool) listenConfig(opts providers.ListenOptions) (*pgxpool.Config, stri
 // listen makes the connection.
 func (p *Pool) listen(ctx context.Context, pc *pgxpool.Config) (*ListenConn, error) {
 	l := &ListenConn{pool: p}
-	if err := pc.BeforeConnect(ctx, pc.ConnConfig); err != nil {
-		return nil, err
+	if pc.BeforeConnect != nil { // an address of its own is as it is
+		if err := pc.BeforeConnect(ctx, pc.ConnConfig); err != nil {
+			return nil, err
+		}
 	}
 	pc.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		// By the deadline of the socket: it ends a wait and leaves the connection
@@ -107,7 +109,8 @@ func (p *Pool) listen(ctx context.Context, pc *pgxpool.Config) (*ListenConn, err
 	l.conn = conn
 	// The pool's own ends are closed by Close; this one hears of it here. The
 	// socket alone is closed, as the connection is its owner's.
-	l.detach = context.AfterFunc(p.life, l.cut)
+	unclose, unevict := context.AfterFunc(p.life, l.cut), context.AfterFunc(epochOf(conn).ctx, l.cut)
+	l.detach = func() { unclose(); unevict() }
 	if p.cfg.AfterConnect != nil {
 		if err := p.cfg.AfterConnect(ctx, conn); err != nil {
 			l.detach()
@@ -176,7 +179,7 @@ func (l *ListenConn) ended(ctx context.Context, op string, err error) error {
 }
 
 // cut closes the socket under whoever uses the connection.
-func (l *ListenConn) cut() { _ = l.conn.PgConn().Conn().Close() }
+func (l *ListenConn) cut() { cut(l.conn) }
 
 // listenTracer is the pool's tracer for a connection that is not the pool's: it
 // caps the attempts and fires the hooks, but the statistics are left alone.
@@ -192,11 +195,16 @@ var (
 
 // TraceConnectEnd frees the place among the attempts.
 func (t *listenTracer) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndData) {
+	calledOff := ctx.Err() != nil
 	c := t.connected(ctx, data)
 	if data.Conn != nil {
 		// What pgx asks of it once it is broken, to cancel what runs, would
 		// only keep its end waiting.
 		c.config.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, errNoCancel }
 	}
-	c.firing.End(0, t.pool.redactFor(data.Err, t.dsn))
+	err := t.pool.redactFor(data.Err, t.dsn)
+	if err != nil && !calledOff {
+		t.pool.trouble(err)
+	}
+	c.firing.End(0, err)
 }

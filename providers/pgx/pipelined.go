@@ -51,6 +51,10 @@ func (p *Pool) newPipelined() *pipelined {
 	o.PingAfter, o.PingTimeout = p.pingAfter, p.pingTimeout
 	o.Dial, o.Room = pl.dial, pl.room
 	o.Failed = func(err error) {
+		if p.closing.Load() || errors.Is(err, errEvicted) {
+			return
+		}
+		p.doubt(p.life, opQuery, err)
 		p.logger().Warn("pgkeel: a pipelined connection was lost or could not be made", "error", p.redact(err))
 	}
 	pl.engine = pipeline.New(o)
@@ -76,10 +80,22 @@ func pipelineOptions(c providers.Pipelining, pc *pgxpool.Config) pipeline.Option
 
 // dial makes a connection that statements share.
 func (pl *pipelined) dial(ctx context.Context, readOnly bool) (*pipeline.Session, error) {
+	epoch := pl.pool.epoch.Load()
+	s, err := pl.connect(ctx, readOnly)
+	if err != nil && epoch.over() {
+		return nil, errEvicted
+	}
+	return s, err
+}
+
+func (pl *pipelined) connect(ctx context.Context, readOnly bool) (*pipeline.Session, error) {
 	p := pl.pool
 	config := p.pool.Config().ConnConfig
 	if readOnly {
 		config.RuntimeParams["default_transaction_read_only"] = "on"
+	}
+	if err := p.beforeConnect(ctx, config); err != nil {
+		return nil, err
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
@@ -95,10 +111,12 @@ func (pl *pipelined) dial(ctx context.Context, readOnly bool) (*pipeline.Session
 
 // adopt readies a new connection and takes it out of the driver's hands.
 func (pl *pipelined) adopt(ctx context.Context, conn *pgx.Conn) (*pipeline.Session, error) {
+	epoch := epochOf(conn)
+	defer context.AfterFunc(epoch.ctx, func() { cut(conn) })()
 	if err := pl.pool.prepareSession(ctx, conn); err != nil {
 		return nil, err
 	}
-	s := &pipeline.Session{PID: pidOf(conn), Types: conn.TypeMap(), Cancel: conn.PgConn().CancelRequest}
+	s := &pipeline.Session{PID: pidOf(conn), Types: conn.TypeMap(), Cancel: conn.PgConn().CancelRequest, Evicted: epoch.over}
 	for range roundTrips {
 		begin := time.Now()
 		err := conn.QueryRow(ctx, "select current_setting('statement_timeout')", pgx.QueryExecModeSimpleProtocol).Scan(&s.StatementTimeout)
@@ -350,6 +368,13 @@ func (t traced) end(tag pgconn.CommandTag, err error) {
 func (pl *pipelined) reset() {
 	if pl != nil {
 		pl.engine.Reset()
+	}
+}
+
+// evict ends the connections, under those who use them as well.
+func (pl *pipelined) evict() {
+	if pl != nil {
+		pl.engine.Evict()
 	}
 }
 

@@ -42,6 +42,11 @@ type Pool struct {
 	lastDial atomic.Pointer[dialResult]
 	routes   routes
 
+	// epoch changes under sessionsMu, and so does old, how many connections of
+	// earlier ones there still are.
+	epoch atomic.Pointer[epoch]
+	old   atomic.Int32
+
 	sessionsMu sync.Mutex
 	sessions   map[*session]struct{}
 
@@ -108,6 +113,7 @@ func newPool(cfg providers.Config, pc *pgxpool.Config) *Pool {
 		sessions:       map[*session]struct{}{},
 		kick:           make(chan struct{}, 1),
 	}
+	p.epoch.Store(newEpoch())
 	p.life, p.endLife = context.WithCancelCause(context.Background())
 	pc.ConnConfig.Tracer = newTracer(p, cfg.Tracer)
 	p.copyTracer, _ = cfg.Tracer.(pgx.CopyFromTracer)
@@ -126,17 +132,18 @@ func newPool(cfg providers.Config, pc *pgxpool.Config) *Pool {
 
 // connected readies a new connection and gives it a session.
 func (p *Pool) connected(ctx context.Context, conn *pgx.Conn) error {
-	if err := p.prepareSession(ctx, conn); err != nil {
+	if err := p.prepareEvictable(ctx, conn); err != nil {
 		return err
 	}
-	s := &session{pool: p, conn: conn, pid: conn.PgConn().PID()}
+	s := &session{pool: p, conn: conn, pid: conn.PgConn().PID(), epoch: epochOf(conn)}
 	s.statement.handler = p.onEnd(conn.PgConn())
 	s.config, _ = conn.PgConn().CustomData()[configKey].(*pgx.ConnConfig)
 	conn.PgConn().CustomData()[sessionKey] = s
-	p.sessionsMu.Lock()
-	p.sessions[s] = struct{}{}
-	p.sessionsMu.Unlock()
 	s.count()
+	if err := p.register(s); err != nil {
+		s.uncount()
+		return err
+	}
 	return nil
 }
 
@@ -146,6 +153,7 @@ func (p *Pool) disconnecting(conn *pgx.Conn) {
 	if s == nil {
 		return // it never became one of the pool
 	}
+	p.doubtIdle(s)
 	p.gone(s)
 	p.nudge()
 }
@@ -153,11 +161,7 @@ func (p *Pool) disconnecting(conn *pgx.Conn) {
 // gone forgets a connection.
 func (p *Pool) gone(s *session) {
 	s.uncount()
-	p.sessionsMu.Lock()
-	_, known := p.sessions[s]
-	delete(p.sessions, s)
-	p.sessionsMu.Unlock()
-	if known {
+	if p.forget(s) {
 		p.gauges.closed.Add(1)
 	}
 }
@@ -166,6 +170,9 @@ func (p *Pool) gone(s *session) {
 const idleBeforePing = time.Second
 
 func (p *Pool) shouldPing(_ context.Context, params pgxpool.ShouldPingParams) bool {
+	if p.old.Load() > 0 && sessionOf(params.Conn).isOld() {
+		return true // it fails, and another connection is looked for
+	}
 	if params.IdleDuration <= p.pingAfter {
 		return false
 	}
@@ -189,7 +196,7 @@ func (p *Pool) releasing(s *session) {
 // readyForNext resets the session, or sees to it that it is closed.
 func (p *Pool) readyForNext(s *session) {
 	pg := s.conn.PgConn()
-	if s.retired.Load() && !pg.IsClosed() {
+	if (s.retired.Load() || s.isOld()) && !pg.IsClosed() {
 		_ = s.conn.Close(ended())
 	}
 	if p.needsReset(s) && isReusable(pg) && !p.closing.Load() {
@@ -206,11 +213,12 @@ func isReusable(pg *pgconn.PgConn) bool {
 	return !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I'
 }
 
-// adopt notes the configuration that the new connection works with, has a COPY
+// adopt notes the configuration that the new connection works with and its epoch, has a COPY
 // hear of errors, and has the pool hear of notifications without taking them from
 // pgx's own queue.
-func (p *Pool) adopt(conn *pgx.Conn, config *pgx.ConnConfig) {
+func (p *Pool) adopt(conn *pgx.Conn, config *pgx.ConnConfig, e *epoch) {
 	conn.PgConn().CustomData()[configKey] = config
+	conn.PgConn().CustomData()[epochKey] = e
 	watchErrors(config)
 	if p.hooks == nil {
 		return

@@ -194,6 +194,7 @@ func (p *Pool) copyIn(ctx context.Context, s *session, r io.Reader, sql string) 
 		err = errPanicked
 		panic(panicked)
 	}
+	p.doubtCopy(ctx, s.conn, err)
 	err = p.mapError(ctx, opCopy, err)
 	if failure := feed.failure(); failure != nil && err != nil {
 		err = &streamError{copyIn, failure, err}
@@ -232,6 +233,9 @@ func (p *Pool) copyOut(ctx context.Context, s *session, w io.Writer, sql string)
 	if out.panic != nil {
 		err = errPanicked
 		panic(out.panic)
+	}
+	if !cut {
+		p.doubtCopy(ctx, s.conn, err)
 	}
 	err = p.mapError(ctx, opCopy, err)
 	if out.err != nil {

@@ -2,6 +2,7 @@ package pgx
 
 import (
 	"context"
+	"net"
 	"runtime"
 	"strings"
 	"sync"
@@ -26,6 +27,8 @@ type session struct {
 	pool *Pool
 	conn *pgx.Conn
 	pid  uint32
+	// epoch is that in which the attempt to make it began.
+	epoch *epoch
 	// config is what the driver's connection works with, not a copy.
 	config *pgx.ConnConfig
 
@@ -124,7 +127,17 @@ func (s *session) returned() {
 
 // cut closes the socket under whoever uses the connection. Closing the
 // connection itself is for its holder alone.
-func (s *session) cut() { _ = s.conn.PgConn().Conn().Close() }
+func (s *session) cut() { cut(s.conn) }
+
+// cut closes the socket itself: TLS would first say goodbye, and wait for a peer
+// that does not take it.
+func cut(conn *pgx.Conn) {
+	socket := conn.PgConn().Conn()
+	if tls, ok := socket.(interface{ NetConn() net.Conn }); ok {
+		socket = tls.NetConn()
+	}
+	_ = socket.Close()
+}
 
 // retire has the connection closed rather than reused: somebody got hold of
 // the raw connection and may keep it.

@@ -207,6 +207,7 @@ func (p *Pool) weedIdle() {
 		if s := sessionOf(c.Conn()); suspects[s] {
 			s.pinging = true
 			if c.Conn().Ping(ctx) != nil {
+				p.doubtIdle(s)
 				_ = c.Conn().Close(ended())
 				s.uncount()
 			}

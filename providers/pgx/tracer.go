@@ -56,8 +56,9 @@ func (t *tracer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.T
 	return ctx
 }
 
-// TraceQueryEnd only passes on.
+// TraceQueryEnd looks for what puts the server in doubt.
 func (t *tracer) TraceQueryEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
+	t.pool.doubtRaw(ctx, conn, data.Err)
 	if t.query != nil {
 		t.query.TraceQueryEnd(ctx, conn, data)
 	}
@@ -82,8 +83,9 @@ func (t *tracer) TraceBatchQuery(ctx context.Context, conn *pgx.Conn, data pgx.T
 	}
 }
 
-// TraceBatchEnd only passes on.
+// TraceBatchEnd looks for what puts the server in doubt.
 func (t *tracer) TraceBatchEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchEndData) {
+	t.pool.doubtRaw(ctx, conn, data.Err)
 	if t.batch != nil {
 		t.batch.TraceBatchEnd(ctx, conn, data)
 	}
@@ -98,8 +100,9 @@ func (t *tracer) TraceCopyFromStart(ctx context.Context, conn *pgx.Conn, data pg
 	return ctx
 }
 
-// TraceCopyFromEnd only passes on.
+// TraceCopyFromEnd looks for what puts the server in doubt.
 func (t *tracer) TraceCopyFromEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceCopyFromEndData) {
+	t.pool.doubtRaw(ctx, conn, data.Err)
 	if t.copy != nil {
 		t.copy.TraceCopyFromEnd(ctx, conn, data)
 	}
@@ -115,8 +118,9 @@ func (t *tracer) TracePrepareStart(ctx context.Context, conn *pgx.Conn, data pgx
 	return ctx
 }
 
-// TracePrepareEnd only passes on.
+// TracePrepareEnd looks for what puts the server in doubt.
 func (t *tracer) TracePrepareEnd(ctx context.Context, conn *pgx.Conn, data pgx.TracePrepareEndData) {
+	t.pool.doubtRaw(ctx, conn, data.Err)
 	if t.prepare != nil {
 		t.prepare.TracePrepareEnd(ctx, conn, data)
 	}
@@ -128,13 +132,17 @@ type connecting struct {
 	slot   bool
 	config *pgx.ConnConfig
 	firing *providers.Firing
+	// epoch is that in which it began; free lets go of it.
+	epoch *epoch
+	free  context.CancelFunc
 }
 
 type connectingKey struct{}
 
 // TraceConnectStart waits for one of the places for attempts to connect.
 func (t *tracer) TraceConnectStart(ctx context.Context, data pgx.TraceConnectStartData) context.Context {
-	c := &connecting{start: time.Now(), config: data.ConnConfig}
+	c := &connecting{start: time.Now(), config: data.ConnConfig, epoch: t.pool.epoch.Load()}
+	ctx, c.free = c.epoch.bound(ctx)
 	ctx, c.firing = t.pool.hooks.Start(ctx, providers.HookInfo{Event: providers.EventConnect})
 	select {
 	case t.pool.dials <- struct{}{}:
@@ -159,6 +167,10 @@ func (t *tracer) TraceConnectStart(ctx context.Context, data pgx.TraceConnectSta
 // TraceConnectEnd frees the place and counts the result.
 func (t *tracer) TraceConnectEnd(ctx context.Context, data pgx.TraceConnectEndData) {
 	c := t.connected(ctx, data)
+	if data.Err != nil && c.epoch.over() {
+		c.firing.End(0, errEvicted) // says nothing of the server
+		return
+	}
 	c.firing.End(0, t.pool.dialed(data.Err, time.Since(c.start)))
 }
 
@@ -168,11 +180,12 @@ func (t *tracer) connected(ctx context.Context, data pgx.TraceConnectEndData) *c
 		t.connect.TraceConnectEnd(ctx, data)
 	}
 	c := ctx.Value(connectingKey{}).(*connecting)
+	c.free()
 	if c.slot {
 		<-t.pool.dials
 	}
 	if data.Conn != nil {
-		t.pool.adopt(data.Conn, c.config)
+		t.pool.adopt(data.Conn, c.config, c.epoch)
 		c.firing.SetPID(data.Conn.PgConn().PID())
 	}
 	return c

@@ -49,6 +49,8 @@ type Tx struct {
 	confined []providers.Setting
 	// order is what the context that it began with holds it to.
 	order *order
+	// reads says that it was declared to only read.
+	reads bool
 	// use is the transaction's own, or that of the borrowed connection, which
 	// the two share.
 	use    *use
@@ -111,6 +113,7 @@ func (p *Pool) beginOn(ctx context.Context, l lease, borrower *Conn, opts provid
 	f.End(0, nil)
 	t := p.newTx(l, borrower, inner, scope)
 	t.order = o
+	t.reads = opts.Access == providers.ReadOnly
 	if opts.Timeout > 0 {
 		t.limit(opts.Timeout)
 	}
@@ -168,6 +171,7 @@ func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.Can
 		r.use.leave()
 		return ctx, nil, &notSentError{errEndedBehind} // the scope ended with it
 	}
+	ctx = r.asReader(ctx)
 	if r.deadline.IsZero() {
 		return ctx, nil, nil
 	}

@@ -3,6 +3,8 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"runtime"
 	"slices"
 	"sync"
@@ -381,6 +383,7 @@ func (c *conn) end(ended []*request, r *request, v verdict, err error) []*reques
 var (
 	errRetired = errors.New("the connection was retired")
 	errClosed  = errors.New("the pipeline was closed")
+	errEvicted = fmt.Errorf("the connection was evicted: %w", net.ErrClosed)
 )
 
 // retire lets a connection finish what it has, and no more.

@@ -27,6 +27,9 @@ type Session struct {
 	RoundTrip time.Duration
 	// Cancel asks the server to stop what the session does.
 	Cancel func(ctx context.Context) error
+	// Evicted reports that the connection was made before an eviction, and ends
+	// with it.
+	Evicted func() bool
 	// Close ends the connection, also under somebody who uses it.
 	Close func()
 }
@@ -388,7 +391,7 @@ func (e *Engine) lost(c *conn) {
 			set[i].conn.CompareAndSwap(c, nil)
 		}
 	}
-	if !errors.Is(c.err, errRetired) && !errors.Is(c.err, errClosed) {
+	if !errors.Is(c.err, errRetired) && !errors.Is(c.err, errClosed) && !errors.Is(c.err, errEvicted) {
 		e.stats.lost.Add(1)
 		if e.opts.Failed != nil {
 			e.opts.Failed(c.err)
@@ -421,8 +424,11 @@ func (e *Engine) open(s *slot, readOnly bool) {
 		e.types.Store(session.Types)
 		c := newConn(e, session, readOnly)
 		s.conn.Store(c)
-		if e.closing.Load() {
+		switch {
+		case e.closing.Load():
 			c.retire()
+		case session.Evicted():
+			c.fail(errEvicted)
 		}
 	})
 }
@@ -437,6 +443,19 @@ const (
 func (e *Engine) Reset() {
 	for c := range e.conns {
 		c.retire()
+	}
+}
+
+// Evict ends every connection, under those who use it as well.
+func (e *Engine) Evict() {
+	for c := range e.conns {
+		c.fail(errEvicted)
+	}
+	for _, set := range [][]slot{e.write, e.read} {
+		for i := range set {
+			set[i].notBefore.Store(0) // what failed before says nothing of what comes
+			set[i].failures.Store(0)
+		}
 	}
 }
 
