@@ -147,6 +147,26 @@ func registeredBinaries(ctx context.Context) (string, error) {
 	return "", errors.Join(errs...)
 }
 
+// findProgram returns a program that is not PostgreSQL's: the one that the
+// environment variable env names, which is final, else the one in PATH, else the
+// one where Debian puts what ordinary users do not look for. hint is the error
+// where there is none.
+func findProgram(name, env string, hint error) (string, error) {
+	if path := os.Getenv(env); path != "" {
+		if !isProgram(path) {
+			return "", fmt.Errorf("pgtest: %s: %s is no program", env, path)
+		}
+		return filepath.Abs(path)
+	}
+	if path, err := exec.LookPath(name); err == nil {
+		return filepath.Abs(path)
+	}
+	if path := filepath.Join("/usr/sbin", name); isProgram(path) {
+		return path, nil
+	}
+	return "", hint
+}
+
 func hasServer(dir string) bool {
 	return isProgram(filepath.Join(dir, "initdb")) && isProgram(filepath.Join(dir, "postgres"))
 }

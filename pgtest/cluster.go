@@ -33,9 +33,25 @@ type Cluster struct {
 // open holds every cluster that was not closed. Without it the collector could
 // close the watchdog's pipe, and so end a cluster of which a test only kept the
 // DSN. [Main] closes what is left in it.
-var open struct {
+var open registry
+
+type registry struct {
 	sync.Mutex
-	clusters []*Cluster
+	clusters []closer
+}
+
+type closer interface{ Close(context.Context) error }
+
+func (r *registry) add(c closer) {
+	r.Lock()
+	defer r.Unlock()
+	r.clusters = append(r.clusters, c)
+}
+
+func (r *registry) remove(c closer) {
+	r.Lock()
+	defer r.Unlock()
+	r.clusters = slices.DeleteFunc(r.clusters, func(o closer) bool { return o == c })
 }
 
 // Start starts a cluster and returns when every node accepts connections. Its
@@ -58,9 +74,7 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	if c.guard, err = watch(c.site.dir); err != nil {
 		return nil, errors.Join(err, c.site.remove())
 	}
-	open.Lock()
-	open.clusters = append(open.clusters, c)
-	open.Unlock()
+	open.add(c)
 	if err := c.populate(ctx); err != nil {
 		return nil, errors.Join(err, c.Close(context.WithoutCancel(ctx)))
 	}
@@ -167,9 +181,7 @@ func (c *Cluster) Close(ctx context.Context) error {
 	}
 	ctx, cancel := limited(ctx)
 	defer cancel()
-	open.Lock()
-	open.clusters = slices.DeleteFunc(open.clusters, func(o *Cluster) bool { return o == c })
-	open.Unlock()
+	open.remove(c)
 	if c.outside != "" {
 		return c.dropTemplates(ctx)
 	}
@@ -212,9 +224,7 @@ func outsideCluster(ctx context.Context, dsn string) (*Cluster, error) {
 	if err := c.primary.exec(ctx, `select 1`); err != nil {
 		return nil, fmt.Errorf("pgtest: the server of %s: %w", outsideEnv, err)
 	}
-	open.Lock()
-	open.clusters = append(open.clusters, c)
-	open.Unlock()
+	open.add(c)
 	return c, nil
 }
 

@@ -47,6 +47,17 @@
 //	b := pgtest.New(t, pgtest.Options{}).Primary().NewPgBouncer(t, nil)
 //	conn, err := pgx.Connect(ctx, b.DSN(""))
 //
+// # A cluster that elects its primary
+//
+// [NewPatroni] starts nodes under a real Patroni, with a real etcd, for tests of
+// what happens when the primary changes and nobody says so:
+//
+//	p := pgtest.NewPatroni(t, pgtest.Options{Standbys: 1, SynchronousStandbys: 1})
+//	leader, err := p.Leader(ctx)
+//	err = leader.Kill()
+//	err = p.ExpireLeader(ctx) // or wait for 20 seconds
+//	next, err := p.WaitForLeader(ctx, leader)
+//
 // # A server that is already there
 //
 // With PGKEEL_TEST_DSN set, [Shared], [NewDB] and [SetupTestDB] use that server

@@ -125,7 +125,11 @@ func (n *Node) exec(ctx context.Context, statements ...string) error {
 
 // session runs do with a connection.
 func (n *Node) session(ctx context.Context, do func(*pgx.Conn) error) error {
-	conn, err := pgx.Connect(ctx, n.adminDSN(""))
+	return session(ctx, n.adminDSN(""), do)
+}
+
+func session(ctx context.Context, dsn string, do func(*pgx.Conn) error) error {
+	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
 	}
@@ -259,12 +263,13 @@ func (n *Node) launch(ctx context.Context) error {
 // ready reads the server's own word in postmaster.pid: the first line is whose
 // file it is, the eighth its state.
 func (n *Node) ready() bool {
-	lines := n.pidFile()
+	lines := pidFile(n.data)
 	return len(lines) >= 8 && lines[0] == strconv.Itoa(n.proc.pid) && strings.TrimSpace(lines[7]) == "ready"
 }
 
-func (n *Node) pidFile() []string {
-	text, _ := os.ReadFile(filepath.Join(n.data, "postmaster.pid"))
+// pidFile returns the lines of the postmaster.pid of a data folder.
+func pidFile(data string) []string {
+	text, _ := os.ReadFile(filepath.Join(data, "postmaster.pid"))
 	return strings.Split(string(text), "\n")
 }
 
@@ -384,5 +389,5 @@ func (n *Node) terminateWithin(ctx context.Context, limit time.Duration) {
 		}
 		n.proc = nil
 	}
-	removeSharedMemory(n.pidFile())
+	removeSharedMemory(pidFile(n.data))
 }

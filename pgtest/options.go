@@ -97,12 +97,18 @@ var defaultSettings = map[string]string{
 	"wal_retrieve_retry_interval": "100ms",
 }
 
-// configuration returns the lines to add to postgresql.conf.
-func (o Options) configuration() string {
+// settings are the kit's defaults with those of the user in their place.
+func (o Options) settings() map[string]string {
 	settings := maps.Clone(defaultSettings)
 	for name, value := range o.Settings {
 		settings[strings.ToLower(name)] = value
 	}
+	return settings
+}
+
+// configuration returns the lines to add to postgresql.conf.
+func (o Options) configuration() string {
+	settings := o.settings()
 	var b strings.Builder
 	b.WriteString("\n# pgtest\n")
 	for _, name := range slices.Sorted(maps.Keys(settings)) {

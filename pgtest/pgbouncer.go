@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -95,22 +94,7 @@ func (n *Node) NewPgBouncer(t testing.TB, settings map[string]string) *PgBouncer
 
 // findPgBouncer returns PgBouncer's program. As with the server's, a choice of
 // the user is final.
-func findPgBouncer() (string, error) {
-	if path := os.Getenv(pgBouncerEnv); path != "" {
-		if !isProgram(path) {
-			return "", fmt.Errorf("pgtest: %s: %s is no program", pgBouncerEnv, path)
-		}
-		return filepath.Abs(path)
-	}
-	if path, err := exec.LookPath("pgbouncer"); err == nil {
-		return filepath.Abs(path)
-	}
-	// Where Debian puts it, and ordinary users do not look.
-	if path := "/usr/sbin/pgbouncer"; isProgram(path) {
-		return path, nil
-	}
-	return "", errNoPgBouncer
-}
+func findPgBouncer() (string, error) { return findProgram("pgbouncer", pgBouncerEnv, errNoPgBouncer) }
 
 // ownBouncerSettings are those without which the kit would lose its pooler.
 var ownBouncerSettings = []string{

@@ -23,7 +23,11 @@ func limited(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // poll calls done until it says true, fails, or ctx ends.
 func poll(ctx context.Context, what string, done func() (bool, error)) error {
-	tick := time.NewTicker(pollInterval)
+	return pollEvery(ctx, pollInterval, what, done)
+}
+
+func pollEvery(ctx context.Context, interval time.Duration, what string, done func() (bool, error)) error {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		ok, err := done()

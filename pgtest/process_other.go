@@ -3,6 +3,7 @@
 package pgtest
 
 import (
+	"context"
 	"errors"
 	"os/exec"
 	"syscall"
@@ -32,5 +33,8 @@ func (*process) freeze() []int { return nil }
 func (*process) thaw()         {}
 func (*process) kill([]int)    {}
 
-func dead(int) bool               { return true }
-func removeSharedMemory([]string) {}
+func dead(int) bool                               { return true }
+func freezeServers(context.Context, string) []int { return nil }
+func killAll([]int)                               {}
+func wakeAll([]int)                               {}
+func removeSharedMemory([]string)                 {}

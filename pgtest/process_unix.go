@@ -3,12 +3,14 @@
 package pgtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -165,6 +167,83 @@ func (p *process) kill(below []int) {
 	}
 	p.signal(syscall.SIGKILL)
 	p.wait(0)
+}
+
+// freezeServers stops the servers of a data folder, whoever's children they are,
+// and everything below them, until there is nothing more of it that runs. It
+// returns their pids.
+func freezeServers(ctx context.Context, data string) []int {
+	var stopped []int
+	for {
+		var found []int
+		for _, pid := range servers(data) {
+			found = append(append(found, pid), descendants(pid)...)
+		}
+		found = slices.DeleteFunc(found, func(pid int) bool { return slices.Contains(stopped, pid) })
+		if len(found) == 0 {
+			return stopped
+		}
+		signalAll(found, syscall.SIGSTOP)
+		// One that has not stopped yet may still have children.
+		_ = poll(ctx, "", func() (bool, error) { return !slices.ContainsFunc(found, running), nil })
+		stopped = append(stopped, found...)
+	}
+}
+
+func signalAll(pids []int, sig syscall.Signal) {
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, sig)
+	}
+}
+
+func killAll(pids []int) { signalAll(pids, syscall.SIGKILL) }
+func wakeAll(pids []int) { signalAll(pids, syscall.SIGCONT) }
+
+// servers returns the pids of the postmasters of a data folder. Their children
+// have titles of their own.
+func servers(data string) []int {
+	var pids []int
+	for pid, args := range commandLines() {
+		if filepath.Base(args[0]) == "postgres" && slices.Contains(args, data) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// commandLines returns the words of every process that has any, from /proc where
+// it is there and from ps elsewhere.
+func commandLines() map[int][]string {
+	lines := map[int][]string{}
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range files {
+		if text, err := os.ReadFile(path); err == nil && len(text) > 0 {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			lines[pid] = strings.Split(string(text), "\x00")
+		}
+	}
+	if len(files) > 0 {
+		return lines
+	}
+	out, _ := exec.Command("ps", "-A", "-o", "pid=,args=").Output()
+	for line := range strings.Lines(string(out)) {
+		if words := strings.Fields(line); len(words) > 1 {
+			pid, _ := strconv.Atoi(words[0])
+			lines[pid] = words[1:]
+		}
+	}
+	return lines
+}
+
+// running reports whether a process has neither stopped nor ended, as far as
+// /proc tells.
+func running(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	state, _ := parseStat(string(stat))
+	return !slices.Contains([]string{"T", "t", "Z", "X"}, state)
 }
 
 // dead reports whether a process that is not our child has ended. A zombie has:

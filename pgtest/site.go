@@ -22,7 +22,9 @@ import (
 //	node0/   the data of the first node, node0.log its log
 //	pg/      the binaries, if the account cannot read them where they are
 //
-// A PgBouncer has a folder and a log as well, pgbouncer0 and so on.
+// A PgBouncer has a folder and a log as well, pgbouncer0 and so on. Under
+// Patroni a node has its configuration in node0.json, and its log is Patroni's
+// as well.
 type site struct {
 	dir  string
 	bin  string
@@ -130,14 +132,15 @@ func (s *site) command(ctx context.Context, argv ...string) *exec.Cmd {
 // make a server differ from machine to machine.
 func (s *site) environment() []string {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		for _, prefix := range []string{"PG", "LC_", "LANG", "HOME=", "TZ="} {
+		for _, prefix := range []string{"PG", "PATRONI_", "ETCD_", "LC_", "LANG", "HOME=", "TZ="} {
 			if strings.HasPrefix(kv, prefix) {
 				return true
 			}
 		}
 		return false
 	})
-	return append(env, "HOME="+s.dir, "LC_ALL=C")
+	// etcd starts on a lesser-known processor only when told that we know.
+	return append(env, "HOME="+s.dir, "LC_ALL=C", "ETCD_UNSUPPORTED_ARCH="+runtime.GOARCH)
 }
 
 func (s *site) marker(pid int) string { return filepath.Join(s.runDir(), fmt.Sprint(pid)) }

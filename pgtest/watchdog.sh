@@ -32,6 +32,22 @@ listed() {
 	done
 }
 
+# A server that Patroni started is nobody's child; its data folder, in its
+# command line, is $dir/node0 or the like. The pattern comes by standard input so
+# that grep does not find itself.
+strays() {
+	if [ -r /proc/1/stat ]; then
+		for file in $(echo "$dir/node" | grep -lFs -f - /proc/[0-9]*/cmdline); do
+			file=${file#/proc/}
+			echo "${file%/cmdline}"
+		done
+	else
+		ps -A -o pid=,args= | while read -r pid args; do
+			case $args in *"$dir/node"*) echo "$pid" ;; esac
+		done
+	fi
+}
+
 alive() {
 	for pid in $*; do kill -0 "$pid" 2>/dev/null && return 0; done
 	return 1
@@ -40,7 +56,8 @@ alive() {
 # A postmaster that is told to quit frees its shared memory; one that was
 # paused must be woken to hear it.
 finish() {
-	roots=$(listed)
+	roots="$(listed) $(strays)"
+	roots=${roots# }
 	all=$roots
 	for pid in $roots; do all="$all $(children "$pid")"; done
 	[ -z "$roots" ] || kill -CONT $all 2>/dev/null

@@ -23,6 +23,10 @@ import (
 const victimEnv = "PGTEST_VICTIM"
 
 func victim() {
+	if os.Getenv(victimEnv) == "patroni" {
+		patroniVictim()
+		return
+	}
 	c, err := Start(context.Background(), Options{Standbys: 1})
 	if err == nil && os.Getenv(victimEnv) == "paused" {
 		err = c.Primary().Pause()
@@ -49,9 +53,28 @@ func victim() {
 	_, _ = io.Copy(io.Discard, os.Stdin) // until the test kills us
 }
 
+func patroniVictim() {
+	p, err := StartPatroni(context.Background(), Options{Standbys: 1})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Print(p.site.dir, " ", p.guard.cmd.Process.Pid, " ", p.etcd.proc.pid)
+	for _, n := range p.Nodes() {
+		for _, pid := range append(servers(n.data), n.proc.pid) {
+			fmt.Print(" ", pid)
+			for _, pid := range descendants(pid) {
+				fmt.Print(" ", pid)
+			}
+		}
+	}
+	fmt.Println("", p.Nodes()[0].Port())
+	_, _ = io.Copy(io.Discard, os.Stdin) // until the test kills us
+}
+
 func TestWatchdogCleansUpAfterADeadTest(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{
-		"killed": syscall.SIGKILL, "interrupted": syscall.SIGINT, "terminated": syscall.SIGTERM, "paused": syscall.SIGKILL, "pooled": syscall.SIGKILL,
+		"killed": syscall.SIGKILL, "interrupted": syscall.SIGINT, "terminated": syscall.SIGTERM, "paused": syscall.SIGKILL, "pooled": syscall.SIGKILL, "patroni": syscall.SIGKILL,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

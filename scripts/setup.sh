@@ -26,6 +26,14 @@ have_pgbouncer() {
 	[ -n "${PGKEEL_PGBOUNCER:-}${PGKEEL_TEST_DSN:-}" ] || command -v pgbouncer >/dev/null
 }
 
+# Neither do these. Patroni runs clusters that elect their primary, in etcd.
+have_patroni() {
+	[ -n "${PGKEEL_PATRONI:-}${PGKEEL_TEST_DSN:-}" ] || command -v patroni >/dev/null
+}
+have_etcd() {
+	[ -n "${PGKEEL_ETCD:-}${PGKEEL_TEST_DSN:-}" ] || command -v etcd >/dev/null
+}
+
 # Any Go since 1.21 fetches the release that go.mod asks for by itself.
 have_go() { command -v go >/dev/null && go version >/dev/null 2>&1 && go list -m >/dev/null 2>&1; }
 
@@ -38,6 +46,8 @@ have_go || die "pgkeel needs Go $need or newer, and found $(go version 2>/dev/nu
 missing=()
 have_postgres || missing+=(postgresql)
 have_pgbouncer || missing+=(pgbouncer)
+have_patroni || missing+=(patroni)
+have_etcd || missing+=(etcd-server)
 have_cc || missing+=(gcc libc6-dev)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
@@ -50,6 +60,8 @@ if ! command -v apt-get >/dev/null || { [ ${#sudo[@]} -gt 0 ] && ! command -v su
 	die "Missing here: ${missing[*]}. Please install
   - PostgreSQL 14 or newer, the server's programs (initdb, postgres), or set PGKEEL_PG_BIN to their folder
   - PgBouncer, or set PGKEEL_PGBOUNCER to the program
+  - Patroni (pip install 'patroni[psycopg2-binary]' where there is no package), or set PGKEEL_PATRONI to the program
+  - etcd 3.4 or newer, the server, or set PGKEEL_ETCD to the program
   - a C compiler (gcc or clang), for Go's race detector
   - Go $need or newer
 and run this again. (On Debian and Ubuntu, as root or with sudo, this happens by itself.)"
@@ -76,6 +88,13 @@ if ! have_postgres; then
 	echo 'create_main_cluster = false' | "${sudo[@]}" tee -a "$conf" >/dev/null
 fi
 apt install -y --no-install-recommends "${missing[@]}"
+# Nor are they to start with the machine, if there is a systemd to start them.
+for package in "${missing[@]}"; do
+	case $package in etcd-server) unit=etcd ;; patroni) unit=patroni ;; *) continue ;; esac
+	! command -v systemctl >/dev/null || "${sudo[@]}" systemctl disable --quiet "$unit" >&2 || true
+done
 have_postgres || die 'apt-get ended well, yet there is still no initdb and postgres to be found.'
 have_pgbouncer || die 'apt-get ended well, yet there is still no pgbouncer to be found.'
+have_patroni || die 'apt-get ended well, yet there is still no patroni to be found.'
+have_etcd || die 'apt-get ended well, yet there is still no etcd to be found.'
 say 'ready'
