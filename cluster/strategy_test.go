@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -78,7 +79,7 @@ func TestRoundRobin(t *testing.T) {
 		t.Errorf("of reads for all: %v, for two: %v", all, two)
 	}
 	// One that was away is not made up to.
-	late := append(r, newReplica(Host{}))
+	late := append(slices.Clone(r), newReplica(Host{}))
 	if n := chosen(s, late, 8); n[3] != 2 {
 		t.Errorf("%v", n)
 	}
