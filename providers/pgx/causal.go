@@ -3,7 +3,6 @@ package pgx
 import (
 	"context"
 	"errors"
-	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -29,32 +28,14 @@ type order struct {
 	known    bool
 }
 
-// The gate is an expression that fails on a standby which has not replayed the
-// position yet, and only there. What it fails with nothing else of it can.
+// A statement that shares the gate's Sync shares its transaction. Where that has
+// one snapshot for all of it, the gate would look after it was taken.
 const (
-	gateHead = `select (case when pg_catalog.pg_is_in_recovery() and (pg_catalog.pg_last_wal_replay_lsn() < `
-	gateTail = `::pg_catalog.pg_lsn) is not false then 'pgkeel: not replayed yet' else '0' end)::pg_catalog.int4`
-	// A statement that shares its Sync shares its transaction. Where that has one
-	// snapshot for all of it, the gate would have looked after it was taken.
-	gateInFlush = gateHead + "$1" + gateTail + `, (case when pg_catalog.pg_is_in_recovery()
+	sharedSnapshot = `, (case when pg_catalog.pg_is_in_recovery()
 		and pg_catalog.current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
 		then 'pgkeel: the snapshot is older' else 'epoch' end)::pg_catalog.date`
-
-	codeBehind   = "22P02"
-	codeSnapshot = "22007"
+	codeSharedSnapshot = "22007"
 )
-
-// positionSQL asks for the role once, since that can change in between, and calls
-// no function that another role refuses.
-const positionSQL = `select r, case when not r then pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) end,
-	case when r then pg_catalog.pg_last_wal_receive_lsn() else pg_catalog.pg_current_wal_insert_lsn() end,
-	case when r then pg_catalog.pg_last_wal_replay_lsn() end, pg_catalog.current_setting('wal_block_size')
-	from (select pg_catalog.pg_is_in_recovery() as r offset 0) as s`
-
-// longestCommit is how far what can be seen may be ahead of what a standby says it
-// has replayed: a commit is visible a moment before. 64 kB are a commit of a
-// transaction that changed the schema of some hundred tables.
-const longestCommit = 1 << 20
 
 // orderOf is what the context holds an operation of the pool or of a connection to.
 // What runs in a transaction is held to its, unless it is a statement that ends it.
@@ -90,20 +71,12 @@ func (o *order) pass(ctx context.Context) error {
 	if o == nil || o.passed {
 		return nil
 	}
-	err := behind(o.s.conn.PgConn().Exec(ctx, gateSQL(o.After)).Close())
+	err := providers.Behind(o.s.conn.PgConn().Exec(ctx, gateSQL(o.After)).Close())
 	o.passed = err == nil
 	return err
 }
 
-func gateSQL(after providers.LSN) string { return gateHead + "'" + after.String() + "'" + gateTail }
-
-// behind turns the gate's own failure into what it means.
-func behind(err error) error {
-	if pg := providers.NewPGError(err); pg != nil && pg.Code == codeBehind {
-		return providers.ErrBehind
-	}
-	return err
-}
+func gateSQL(after providers.LSN) string { return providers.GateSQL("'" + after.String() + "'") }
 
 // tell notes how the operation ended: err is nil, or says what became of it.
 func (o *order) tell(ctx context.Context, err error) {
@@ -138,7 +111,7 @@ func (o *order) matters(err error) bool {
 
 // ask asks for the position in a round trip of its own.
 func (o *order) ask(ctx context.Context) {
-	m := o.s.conn.PgConn().Exec(ctx, positionSQL)
+	m := o.s.conn.PgConn().Exec(ctx, providers.PositionSQL)
 	for m.NextResult() {
 		o.read(m.ResultReader())
 	}
@@ -147,55 +120,26 @@ func (o *order) ask(ctx context.Context) {
 	}
 }
 
-// read takes the position from an answer to positionSQL.
+// read takes the position from an answer.
 func (o *order) read(rr *pgconn.ResultReader) {
+	var err error
 	for rr.NextRow() {
-		o.position, o.known = readPosition(rr.Values())
+		o.position, err = providers.ReadPosition(rr.Values())
+		o.known = err == nil
 	}
 	if _, err := rr.Close(); err != nil {
 		o.known = false
 	}
 }
 
-func readPosition(row [][]byte) (p providers.Position, ok bool) {
-	if len(row) != 5 || len(row[0]) != 1 {
-		return p, false
-	}
-	if p.Standby = row[0][0] == 't'; !p.Standby {
-		timeline, err := strconv.ParseUint(firstOf(string(row[1]), 8), 16, 32)
-		lsn, lsnErr := providers.ParseLSN(string(row[2]))
-		p.Timeline, p.LSN = uint32(timeline), endOfRecord(lsn, string(row[4]))
-		return p, err == nil && lsnErr == nil
-	}
-	received, _ := providers.ParseLSN(string(row[2])) // 0 where it only reads an archive
-	var err error
-	p.Replayed, err = providers.ParseLSN(string(row[3]))
-	p.LSN = min(max(received, p.Replayed), p.Replayed+longestCommit)
-	return p, err == nil
-}
-
-// endOfRecord is where the last record ends that lies before the place where the
-// next one begins. On a page's boundary that is behind the page's header, which no
-// standby replays before there is a next one. No record ends right there.
-func endOfRecord(next providers.LSN, page string) providers.LSN {
-	const header = 24
-	size, err := strconv.ParseUint(page, 10, 32)
-	if err == nil && size > 0 && uint64(next)%size == header {
-		return next - header
-	}
-	return next
-}
-
-func firstOf(s string, n int) string { return s[:min(n, len(s))] }
-
 // describe prepares, once for the connection, what the order adds to a flush.
 func (o *order) describe(ctx context.Context) (err error) {
 	w, pg := &o.s.scoped, o.s.conn.PgConn()
 	if w.gate == nil && !o.passed {
-		w.gate, err = pg.Prepare(ctx, "pgkeel_gate", gateInFlush, nil)
+		w.gate, err = pg.Prepare(ctx, "pgkeel_gate", providers.GateSQL("$1")+sharedSnapshot, nil)
 	}
 	if w.position == nil && o.Note != nil && err == nil {
-		w.position, err = pg.Prepare(ctx, "pgkeel_position", positionSQL, nil)
+		w.position, err = pg.Prepare(ctx, "pgkeel_position", providers.PositionSQL, nil)
 	}
 	return err
 }
@@ -245,7 +189,7 @@ func (p *Pool) sendOrdered(ctx context.Context, st *statement, scope []providers
 // answer reads what comes ahead of the statement's result, and returns that.
 func (o *order) answer(settings bool) (*pgconn.ResultReader, bool, error) {
 	if !o.passed {
-		err := behind(o.skip())
+		err := providers.Behind(o.skip())
 		if err != nil && !errors.Is(err, providers.ErrBehind) && isAlive(err) {
 			o.withdraw(err)
 			return nil, false, nil
@@ -274,7 +218,7 @@ func (o *order) withdraw(why error) {
 	_ = o.Close()
 	o.known = false
 	switch pg := providers.NewPGError(why); {
-	case pg.Code == codeSnapshot:
+	case pg.Code == codeSharedSnapshot:
 		o.s.scoped.snapshots = true
 	case pg.IsStalePlan():
 		o.s.scoped.gate = nil
@@ -430,7 +374,7 @@ func (p *Pool) beginOrdered(ctx context.Context, o *order, s *session, opts pgx.
 			_ = s.conn.Close(ended())
 		}
 	}
-	return tx, behind(err)
+	return tx, providers.Behind(err)
 }
 
 func beginSQL(opts pgx.TxOptions) string {
@@ -468,7 +412,7 @@ func (o *order) asks() bool { return o != nil && o.Note != nil && o.s.pool.cfg.T
 // position in the same flush. Once COMMIT is answered, that is what counts,
 // whatever becomes of the rest.
 func (o *order) commit(ctx context.Context, before string) error {
-	m := o.s.conn.PgConn().Exec(ctx, before+"commit; "+positionSQL)
+	m := o.s.conn.PgConn().Exec(ctx, before+"commit; "+providers.PositionSQL)
 	answer := ""
 	for m.NextResult() {
 		rr := m.ResultReader()

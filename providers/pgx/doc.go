@@ -35,6 +35,7 @@
 //	rows.go         results that give their connection back
 //	statement.go    one statement: hooks, stale plans, errors
 //	scope.go        settings that hold for one call
+//	causal.go       what comes behind a place in the log, and tells its own
 //	pipelined.go    connections that statements share: what may, and how
 //	conn.go         an acquired connection
 //	use.go          one user at a time

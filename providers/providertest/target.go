@@ -22,6 +22,10 @@ type Target struct {
 	// database for one test. Its user must be a superuser, and it must take 10
 	// connections.
 	DSN func(t testing.TB) string
+	// Standby returns the DSNs, as DSN does, of an empty database on a primary and
+	// on a streaming standby of it, whose replay tests pause. Without it, what needs
+	// a standby is left out. Optional.
+	Standby func(t testing.TB) (primary, standby string)
 	// Config is what every pool is opened with besides its DSN, size, limits
 	// and hooks. With ProfilePgBouncer, what needs a session of one's own is
 	// left out. Optional.
@@ -50,11 +54,12 @@ func Run(t *testing.T, target Target) {
 		{"Conn", connTests},
 		{"Hooks", hookTests},
 		{"Loss", lossTests},
+		{"Causal", causalTests},
 		{"Capability", capabilityTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, test := range group.tests {
-				if !test.session || s.keepsSessions() {
+				if (!test.session || s.keepsSessions()) && (!test.standby || s.Standby != nil) {
 					t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 				}
 			}
@@ -66,8 +71,9 @@ func Run(t *testing.T, target Target) {
 type test struct {
 	name string
 	run  func(t *testing.T, s suite)
-	// session says that it needs a session that stays the same.
-	session bool
+	// session says that it needs a session that stays the same, standby that it
+	// needs a standby.
+	session, standby bool
 }
 
 type suite struct{ Target }

@@ -54,6 +54,7 @@
 //	text.go         a driver's values in PostgreSQL's text form
 //	scope.go        settings that hold for one call
 //	confine.go      the scope that a context is confined to
+//	causal.go       what comes behind a place in the log
 //	control.go      statements that begin and end transactions
 //	dirt.go         what a statement leaves in its session
 //	conn.go         an acquired connection

@@ -43,6 +43,7 @@ type rows struct {
 
 func newRows(ctx context.Context, st statement) *rows {
 	r := &rows{st: st, command: st.sql}
+	r.st.holdToOrder(ctx)
 	r.ctx, r.firing = st.lease.pool.startHook(ctx, providers.EventQuery, st.sql)
 	r.firing.SetPID(st.lease.pid)
 	return r
@@ -290,6 +291,7 @@ func (r *rows) closeScope(err error) error {
 
 func (r *rows) finish(err error) {
 	r.done, r.err, r.current = true, err, false
+	r.st.order.tell(r.ctx, err)
 	r.firing.End(r.read, err)
 	r.st.end()
 	if r.types != nil {

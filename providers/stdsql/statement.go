@@ -29,8 +29,10 @@ type statement struct {
 	scope []providers.Setting
 	// single says that the text must not hold several statements.
 	single bool
-	sql    string
-	args   []any
+	// order is what the context holds it to; nil for most.
+	order *order
+	sql   string
+	args  []any
 }
 
 // confine gives a statement that is no transaction's its scope: what it is
@@ -70,6 +72,9 @@ func (st *statement) ready(ctx context.Context, op string) error {
 	if err := st.keepScope(); err != nil {
 		return err
 	}
+	if err := st.order.pass(ctx, op); err != nil {
+		return err
+	}
 	st.lease.soil(st.sql)
 	return nil
 }
@@ -82,12 +87,16 @@ func (st *statement) failed() {
 }
 
 // exec runs a statement without rows and ends it.
-func (p *Pool) exec(ctx context.Context, st statement) (pgconn.CommandTag, error) {
+func (p *Pool) exec(ctx context.Context, st statement) (tag pgconn.CommandTag, err error) {
 	defer st.end()
+	st.holdToOrder(ctx)
 	if len(st.scope) > 0 {
-		return st.execInScope(ctx)
+		tag, err = st.execInScope(ctx)
+	} else {
+		tag, err = st.exec(ctx)
 	}
-	return st.exec(ctx)
+	st.order.tell(ctx, err)
+	return tag, err
 }
 
 func (st *statement) exec(ctx context.Context) (tag pgconn.CommandTag, err error) {

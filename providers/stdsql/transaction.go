@@ -52,6 +52,10 @@ type Tx struct {
 	poisons atomic.Int32
 	// confined is the scope that the transaction began in.
 	confined []providers.Setting
+	// order is what the context that it began with holds it to; reads says that it
+	// was declared to only read.
+	order *order
+	reads bool
 	// applied are the settings in force: those, and what a call left behind.
 	// touched are all that calls ever made.
 	applied, touched []providers.Setting
@@ -77,7 +81,11 @@ var _ providers.Tx = (*Tx)(nil)
 func (p *Pool) begin(ctx context.Context, l *lease, borrower *Conn, confined []providers.Setting, opts providers.TxOptions) (*Tx, error) {
 	ctx, f := p.startHook(ctx, providers.EventBegin, "")
 	f.SetPID(l.pid)
-	err := l.beginTx(ctx, confined, opts)
+	o, reads := l.order(ctx), opts.Access == providers.ReadOnly
+	if o != nil {
+		o.reads, o.ends = reads, true
+	}
+	err := l.beginTx(ctx, o, confined, opts)
 	f.End(0, err)
 	if err != nil {
 		if borrower == nil {
@@ -85,7 +93,7 @@ func (p *Pool) begin(ctx context.Context, l *lease, borrower *Conn, confined []p
 		}
 		return nil, err
 	}
-	t := &Tx{pool: p, lease: l, borrower: borrower, confined: confined, applied: confined}
+	t := &Tx{pool: p, lease: l, borrower: borrower, confined: confined, applied: confined, order: o, reads: reads}
 	t.root, t.use = t, &t.ownUse
 	if borrower != nil {
 		t.use = &borrower.use
@@ -96,7 +104,7 @@ func (p *Pool) begin(ctx context.Context, l *lease, borrower *Conn, confined []p
 	return t, nil
 }
 
-func (l *lease) beginTx(ctx context.Context, confined []providers.Setting, opts providers.TxOptions) error {
+func (l *lease) beginTx(ctx context.Context, o *order, confined []providers.Setting, opts providers.TxOptions) error {
 	var err error
 	switch {
 	case l.inTx.Load(): // BEGIN inside a transaction only makes the server warn
@@ -106,6 +114,9 @@ func (l *lease) beginTx(ctx context.Context, confined []providers.Setting, opts 
 	case ctx.Err() != nil:
 		err = notSent(ctx, "begin", ctx.Err())
 	default:
+		if err = o.pass(ctx, "begin"); err != nil {
+			break
+		}
 		l.inTx.Store(true)
 		err = l.control(ctx, beginSQL(opts))
 		if err == nil && len(confined) > 0 {
@@ -296,6 +307,7 @@ func (t *Tx) commitRoot(ctx context.Context) error {
 		err = &providers.TxError{Result: result, Operation: opCommit, Attempts: 1, Err: err}
 		t.lease.undo(ctx) // the session must not stay in a transaction
 	}
+	t.orderOfCommit(ctx).tell(ctx, err)
 	f.End(0, err)
 	t.finish()
 	return err
@@ -371,6 +383,7 @@ func (t *Tx) rollbackRoot(ctx context.Context) error {
 		t.lease.gone.Store(true) // it is closed, and the server rolls back
 		err = &providers.TxError{Result: providers.OutcomeRolledBack, Operation: opRollback, Attempts: 1, Err: err}
 	}
+	t.order.undone(ctx, err)
 	f.End(0, err)
 	t.finish()
 	return err
