@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -43,7 +44,7 @@ var (
 type leakOp struct {
 	s      *leakSite
 	path   string
-	tenant string
+	tenant string // in whose data it is
 	count  *leakCount
 	steady bool // without faults
 	fault  leakFault
@@ -249,12 +250,15 @@ func (s *leakSite) paths() map[string]leakPath {
 	if s.rls {
 		all["bulk.CopyFrom"], all["CopyFrom"] = refusedCopy(all["bulk.CopyFrom"]), refusedCopy(all["CopyFrom"])
 	}
+	if s.homes != nil { // there is no one pool to unwrap
+		maps.DeleteFunc(all, func(path string, _ leakPath) bool { return strings.HasPrefix(path, "Unwrap") })
+	}
 	return all
 }
 
 // refusedOutright reports a path on which a tenant can do nothing at all.
 func (s *leakSite) refusedOutright(path string) bool {
-	return s.rls && strings.HasSuffix(path, "CopyFrom") || !s.rls && path == "SendBatch with BeginTx"
+	return s.rls && strings.HasSuffix(path, "CopyFrom") || s.schemas && path == "SendBatch with BeginTx"
 }
 
 // refusedCopy is a COPY into a table that the server refuses to copy into.
