@@ -60,6 +60,7 @@ type watcher interface {
 	awaitNewer(ctx context.Context, v *view) error
 	trouble(s *server, err error)
 	known() []string
+	stats() Stats
 	close()
 }
 

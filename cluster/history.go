@@ -58,11 +58,12 @@ func (h *history) after(lsn providers.LSN) int {
 
 // thin drops moments that hardly tell more than their neighbours do, at that age.
 func (h *history) thin(now time.Time) {
-	kept := h.moments[:1]
-	for i, next := range h.moments[2:] {
-		if next.at.Sub(kept[len(kept)-1].at) > now.Sub(next.at)/exactness {
-			kept = append(kept, h.moments[i+1])
+	all := h.moments
+	h.moments = all[:1]
+	for i, next := range all[2:] {
+		if next.at.Sub(h.moments[len(h.moments)-1].at) > now.Sub(next.at)/exactness {
+			h.moments = append(h.moments, all[i+1])
 		}
 	}
-	h.moments = append(kept, h.moments[len(h.moments)-1])
+	h.moments = append(h.moments, all[len(all)-1])
 }

@@ -71,7 +71,7 @@ func (w *world) looksAt(name string) int {
 func (w *world) Open(_ context.Context, cfg providers.Config) (providers.Pool, error) {
 	all, err := addresses(cfg.DSN)
 	if err != nil || len(all) != 1 || cfg.Pool.MaxSize < 1 || cfg.Pool.MaxSize > 2 || cfg.Scope != nil || cfg.Route != nil {
-		return nil, fmt.Errorf("%v: %v; %+v", all, err, cfg)
+		return nil, fmt.Errorf("%v: %w; %+v", all, err, cfg)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -252,13 +252,16 @@ func TestTwoWriters(t *testing.T) {
 // Of two on one timeline the one in use stays, and none is chosen without.
 func TestTwoWritersOnOneTimeline(t *testing.T) {
 	inWorld(t, Options{}, func(t *testing.T, w *world, m *monitor, _ *record) {
-		w.set(func(at map[string]*fakeNode) { at["a:1"].standby, at["b:1"].standby = false, false })
+		w.set(func(at map[string]*fakeNode) { at["a:1"].standby = false })
+		<-time.After(5 * time.Second)
+		expect(t, m, "p:1", "b:1")
+		w.set(func(at map[string]*fakeNode) { at["b:1"].standby = false })
 		<-time.After(5 * time.Second)
 		expect(t, m, "p:1", "")
 		w.set(func(at map[string]*fakeNode) { at["p:1"].down = errRefused })
 		<-time.After(5 * time.Second)
 		expect(t, m, "", "")
-		if s := m.stats(); s.Alarms != 2 { // three of them, and then two
+		if s := m.stats(); s.Alarms != 2 { // two of them, and then one more
 			t.Errorf("%+v", s)
 		}
 		w.set(func(at map[string]*fakeNode) { at["b:1"].standby = true })

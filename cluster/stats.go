@@ -19,8 +19,8 @@ const (
 	RoleUnknown Role = "unknown"
 )
 
-// ClusterStats is what is known of the servers at a moment.
-type ClusterStats struct {
+// Stats is what is known of the servers at a moment.
+type Stats struct {
 	// Writer is the address of the primary, "" while none is known.
 	Writer string
 	// Timeline is that of the primary, or of the last one.
@@ -66,11 +66,14 @@ type ServerStats struct {
 	Latency time.Duration
 }
 
+// ClusterStats returns what is known of the servers.
+func (c *Cluster) ClusterStats() Stats { return c.monitor.stats() }
+
 // stats are what is known.
-func (m *monitor) stats() ClusterStats {
+func (m *monitor) stats() Stats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	all := ClusterStats{Timeline: m.timeline, Epochs: m.epochs, Alarms: m.alarms}
+	all := Stats{Timeline: m.timeline, Epochs: m.epochs, Alarms: m.alarms}
 	var end providers.LSN
 	if m.writer != nil {
 		all.Writer, end = m.writer.address, m.writer.last.position

@@ -26,8 +26,8 @@ type writing struct {
 	// to, "" if they are to none, and sessions that server.
 	session  string
 	sessions *server
-	// rivals are the primaries of the alarm that is on, "" while none is.
-	rivals string
+	// rivals are the primaries of the alarm that is on.
+	rivals []string
 	// epochs is how often another server became the writer, alarms how often there
 	// were two primaries.
 	epochs, alarms int64
@@ -197,42 +197,46 @@ func (m *monitor) why(w *peer) string {
 }
 
 // alarm tells of two primaries, once each of them was seen to be one after the other
-// was.
+// was, and again when there is one more.
 func (m *monitor) alarm() {
-	var all []*peer
+	rivals := m.primaries()
+	if len(rivals) < 2 {
+		m.rivals = nil
+		return
+	}
+	since := slices.MaxFunc(rivals, func(a, b *peer) int { return a.primarySince.Compare(b.primarySince) }).primarySince
+	var names []string
+	certain := true
+	for _, w := range rivals {
+		names = append(names, w.address)
+		if w.last.began.Before(since) {
+			certain = false
+			w.wake()
+		}
+	}
+	if !certain {
+		return
+	}
+	news := slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(m.rivals, name) })
+	if m.rivals = names; !news {
+		return
+	}
+	m.alarms++
+	used := "none"
+	if m.writer != nil {
+		used = m.writer.address
+	}
+	m.log.Error("pgkeel: cluster: more than one server takes writes; stop all but the one on the newest timeline",
+		"servers", strings.Join(names, ", "), "used", used)
+}
+
+// primaries are the servers that are seen as primaries, each once.
+func (m *monitor) primaries() (all []*peer) {
 	for _, w := range m.peers {
 		same := func(other *peer) bool { return other.last.identity == w.last.identity }
 		if w.primary() && !slices.ContainsFunc(all, same) {
 			all = append(all, w)
 		}
 	}
-	if len(all) < 2 {
-		m.rivals = ""
-		return
-	}
-	var since time.Time
-	var names []string
-	for _, w := range all {
-		names = append(names, w.address)
-		if w.primarySince.After(since) {
-			since = w.primarySince
-		}
-	}
-	confirmed := true
-	for _, w := range all {
-		if w.last.began.Before(since) {
-			confirmed = false
-			w.wake()
-		}
-	}
-	if rivals := strings.Join(names, ", "); confirmed && rivals != m.rivals {
-		m.rivals = rivals
-		m.alarms++
-		used := "none"
-		if m.writer != nil {
-			used = m.writer.address
-		}
-		m.log.Error("pgkeel: cluster: more than one server takes writes; stop all but the one on the newest timeline",
-			"servers", rivals, "used", used)
-	}
+	return all
 }
