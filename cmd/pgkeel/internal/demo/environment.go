@@ -65,7 +65,7 @@ func setUp(ctx context.Context, out *report, stderr io.Writer) (*environment, er
 	case err != nil:
 		return nil, fmt.Errorf("start the servers: %w", err)
 	}
-	e := &environment{out: out, cluster: cluster, logger: slog.New(slog.NewTextHandler(stderr, nil))}
+	e := &environment{out: out, cluster: cluster, logger: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	version, err := e.openHandles(ctx)
 	if err != nil {
 		e.takeDown(ctx)

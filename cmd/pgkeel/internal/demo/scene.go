@@ -34,6 +34,7 @@ func scenes() []scene {
 		{name: "Notifications", play: notifications},
 		{name: "Limits", play: limits},
 		{name: "Replica", play: replica},
+		{name: "Failover", play: failover},
 	}
 }
 
