@@ -52,7 +52,7 @@ func (c *Conn) scope(ctx context.Context, scope []providers.Setting) []providers
 	if c.lease.conn().PgConn().TxStatus() != 'I' {
 		return scope
 	}
-	return declared(ctx, scope)
+	return c.pool().declared(ctx, scope)
 }
 
 // enterStatement begins a use for a statement, whose own settings come behind

@@ -28,6 +28,7 @@ type Pool struct {
 	pingTimeout    time.Duration
 	pingAfter      time.Duration
 	resets         bool
+	readsOnly      bool
 
 	pipelined  *pipelined // nil without
 	watchdog   watchdog
@@ -109,6 +110,7 @@ func newPool(cfg providers.Config, pc *pgxpool.Config) *Pool {
 		pingTimeout:    pc.PingTimeout,
 		pingAfter:      idleBeforePing,
 		resets:         cfg.SessionReset != providers.ResetNever && cfg.Profile != providers.ProfilePgBouncer,
+		readsOnly:      readsOnly(cfg),
 		dials:          make(chan struct{}, dials),
 		sessions:       map[*session]struct{}{},
 		kick:           make(chan struct{}, 1),
@@ -302,7 +304,7 @@ func (p *Pool) queryIn(ctx context.Context, sql string, args []any, scope []prov
 	}
 	p.pipelined.passed()
 	st := statement{lease: l, owned: true, sql: sql, args: args, firing: firing}
-	return p.queryOn(ctx, r, &st, declared(ctx, scope), nil)
+	return p.queryOn(ctx, r, &st, p.declared(ctx, scope), nil)
 }
 
 // execIn runs a statement without rows, with a scope.
@@ -325,7 +327,7 @@ func (p *Pool) execIn(ctx context.Context, sql string, args []any, scope []provi
 	}
 	p.pipelined.passed()
 	st := statement{lease: l, owned: true, sql: sql, args: args, firing: firing}
-	return p.execOn(ctx, &st, declared(ctx, scope), nil)
+	return p.execOn(ctx, &st, p.declared(ctx, scope), nil)
 }
 
 // Begin starts a transaction on a connection of its own.
