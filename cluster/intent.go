@@ -35,7 +35,9 @@ var anyIntent atomic.Bool
 func withIntent(ctx context.Context, change func(*intent)) context.Context {
 	changed := intentOf(ctx)
 	change(&changed)
-	anyIntent.Store(true)
+	if !anyIntent.Load() {
+		anyIntent.Store(true)
+	}
 	return context.WithValue(ctx, intentKey{}, &changed)
 }
 

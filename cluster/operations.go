@@ -29,11 +29,11 @@ func (c *Cluster) Exec(ctx context.Context, sql string, args ...any) (tag pgconn
 	var t trip
 	t.statement(ctx, c)
 	for {
-		var pool providers.Pool
-		if pool, err = t.place(); err != nil {
-			return tag, err
+		on, pool, placeErr := t.place()
+		if placeErr != nil {
+			return tag, placeErr
 		}
-		tag, err = pool.Exec(t.sent, sql, args...)
+		tag, err = pool.Exec(on, sql, args...)
 		if t.ended(&err) {
 			return tag, err
 		}
@@ -61,11 +61,11 @@ func (c *Cluster) Run(ctx context.Context, call *providers.Call) error {
 	var t trip
 	t.statement(ctx, c)
 	for {
-		pool, err := t.place()
+		on, pool, err := t.place()
 		if err != nil {
 			return err
 		}
-		err = pool.Run(t.sent, call)
+		err = pool.Run(on, call)
 		if t.ended(&err) {
 			return err
 		}
@@ -75,11 +75,11 @@ func (c *Cluster) Run(ctx context.Context, call *providers.Call) error {
 // travel takes an operation to one server after the other until it succeeds.
 func travel[T any](t *trip, do func(ctx context.Context, pool providers.Pool) (T, error)) (result T, err error) {
 	for {
-		var pool providers.Pool
-		if pool, err = t.place(); err != nil {
-			return result, err
+		ctx, pool, placeErr := t.place()
+		if placeErr != nil {
+			return result, placeErr
 		}
-		result, err = do(t.sent, pool)
+		result, err = do(ctx, pool)
 		if t.ended(&err) {
 			return result, err
 		}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -16,26 +17,24 @@ type trip struct {
 	ctx     context.Context //nolint:containedctx // that of the operation, which the trip is
 	// reads says that a replica will do, harmless that doing it twice does no harm.
 	reads, harmless bool
-	intent          intent
-
+	// counted says that the replica counts it among its reads, timed that it is to
+	// know how long it takes to answer.
+	counted, timed bool
+	intent         intent
 	// view is what was known when it was sent last.
 	view *view
-	// at is the replica where it is, nil on the primary, and sent the context that it
-	// has there.
-	at   *server
-	sent context.Context //nolint:containedctx // the same
-	// counted says that the replica counts it among its reads.
-	counted bool
-	// begun is when the trip began, asked when the replica was, and took what that
-	// needed to answer.
-	begun, asked time.Time
-	took         time.Duration
+	// at is the replica where it is, nil on the primary.
+	at *server
+	// asked is when the replica was, took what it needed to answer.
+	asked, took time.Duration
 	// detour is there once something failed.
 	detour *detour
 }
 
 // detour is what a trip has behind it that did not succeed at once.
 type detour struct {
+	// begun is when there was no more to it than a wait for a connection.
+	begun time.Time
 	// failed are the replicas that could not do it, behind those that had not
 	// replayed enough, the first time at since.
 	failed, behind []*server
@@ -57,7 +56,13 @@ const (
 	// longestReplayPause is between two questions whether a replica has replayed
 	// enough by now.
 	longestReplayPause = 16 * time.Millisecond
+	// timedReads is of how many reads one is timed. Asking the clock is dear beside
+	// what else a trip costs.
+	timedReads = 8
 )
+
+// clock is where the times of reads count from.
+var clock = time.Now()
 
 // statement begins the trip of a statement. It reads if it is declared to: nobody
 // looks at its text.
@@ -70,8 +75,7 @@ func (t *trip) statement(ctx context.Context, c *Cluster) {
 }
 
 func (t *trip) begin(ctx context.Context, c *Cluster) {
-	t.cluster, t.ctx, t.view, t.begun = c, ctx, c.monitor.view(), time.Now()
-	t.asked = t.begun
+	t.cluster, t.ctx, t.view = c, ctx, c.monitor.view()
 }
 
 // read allows for a replica, unless the context does not.
@@ -83,29 +87,27 @@ func (t *trip) read() {
 	t.reads = t.intent.place != primaryOnly
 }
 
-// place finds the pool to send to next.
-func (t *trip) place() (providers.Pool, error) {
-	t.at, t.sent = nil, t.ctx
+// place finds the pool to send to next, and the context to send it with.
+func (t *trip) place() (context.Context, providers.Pool, error) {
+	t.at = nil
 	if !t.reads {
-		return t.cluster.writer, nil
+		return t.ctx, t.cluster.writer, nil
 	}
 	session := SessionOf(t.ctx)
 	need, primary, err := t.needs(session)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if primary {
-		t.sent = providers.WithCausality(t.ctx, session.resolving())
-		return t.cluster.writer, nil
+		return providers.WithCausality(t.ctx, session.resolving()), t.cluster.writer, nil
 	}
 	if t.intent.place == primaryFirst && t.view.writer != nil && (t.detour == nil || !t.detour.primary) {
-		return t.cluster.writer, nil
+		return t.ctx, t.cluster.writer, nil
 	}
 	for {
 		for s := t.pick(need); s != nil; s = t.pick(need) {
 			if pool := t.cluster.poolOf(s); pool != nil {
-				t.enter(s, session, need)
-				return pool, nil
+				return t.enter(s, session, need), pool, nil
 			}
 			t.off().failed = append(t.detour.failed, s)
 		}
@@ -114,21 +116,22 @@ func (t *trip) place() (providers.Pool, error) {
 		}
 	}
 	if t.cluster.opts.Fallback == FallbackError {
-		return nil, t.noReplica()
+		return nil, nil, t.noReplica()
 	}
-	return t.cluster.writer, nil
+	return t.ctx, t.cluster.writer, nil
 }
 
 // enter goes to a replica.
-func (t *trip) enter(s *server, session *Session, need providers.LSN) {
+func (t *trip) enter(s *server, session *Session, need providers.LSN) context.Context {
 	t.at, t.counted = s, true
 	s.begin()
-	if t.detour != nil {
-		t.asked = time.Now()
+	if t.timed = rand.Uint32()%timedReads == 0; t.timed { //nolint:gosec // a sample needs no secrecy
+		t.asked = time.Since(clock)
 	}
-	if session != nil {
-		t.sent = providers.WithCausality(t.ctx, &providers.Causality{After: need, Note: noteRead(session, s, t.view.timeline)})
+	if session == nil {
+		return t.ctx
 	}
+	return providers.WithCausality(t.ctx, &providers.Causality{After: need, Note: noteRead(session, s, t.view.timeline)})
 }
 
 // noteRead tells the session, and what is known of the replica, how far it was.
@@ -155,8 +158,8 @@ func raise(s *server, to providers.LSN) {
 
 // answered notes that the server has begun to answer.
 func (t *trip) answered() {
-	if t.at != nil {
-		t.took = time.Since(t.asked)
+	if t.timed {
+		t.took = max(1, time.Since(clock)-t.asked)
 	}
 }
 
@@ -164,13 +167,13 @@ func (t *trip) answered() {
 func (t *trip) leave() {
 	if t.counted {
 		t.at.end(t.took)
-		t.counted, t.took = false, 0
+		t.counted, t.timed, t.took = false, false, 0
 	}
 }
 
 func (t *trip) off() *detour {
 	if t.detour == nil {
-		t.detour = &detour{}
+		t.detour = &detour{begun: time.Now()}
 	}
 	return t.detour
 }
@@ -203,7 +206,7 @@ var errOldPrimary = refusef("the session has seen a newer primary than any that 
 // pick chooses a replica among those that are fit and were not tried yet.
 func (t *trip) pick(need providers.LSN) *server {
 	if t.detour == nil && need == 0 && t.intent.maxLag == 0 {
-		return t.cluster.choose(t.view.replicas, t.cluster.candidates(t.view))
+		return t.cluster.choose(t.view.replicas, t.view)
 	}
 	var fit, caughtUp []*server
 	for _, s := range t.view.replicas {
@@ -216,7 +219,7 @@ func (t *trip) pick(need providers.LSN) *server {
 		}
 	}
 	if len(caughtUp) > 0 {
-		return t.cluster.choose(caughtUp, replicasOf(caughtUp))
+		return t.cluster.choose(caughtUp, nil)
 	}
 	if len(fit) == 0 {
 		return nil
@@ -233,13 +236,20 @@ func (t *trip) takes(s *server) bool {
 	return t.intent.maxLag == 0 || s.lagNow() <= t.intent.maxLag
 }
 
-// choose asks the strategy.
-func (c *Cluster) choose(servers []*server, replicas []*Replica) *server {
+// choose asks the strategy. If the servers are those of a view, so that they were
+// asked for before, it names that.
+func (c *Cluster) choose(servers []*server, of *view) *server {
 	switch len(servers) {
 	case 0:
 		return nil
 	case 1:
 		return servers[0]
+	}
+	var replicas []*Replica
+	if of != nil {
+		replicas = c.candidates(of)
+	} else {
+		replicas = replicasOf(servers)
 	}
 	i := c.opts.Strategy.Choose(replicas)
 	if i < 0 || i >= len(servers) {

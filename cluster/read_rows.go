@@ -52,14 +52,14 @@ func (r *rows) ask() error {
 // send sends the statement to the next server.
 func (r *rows) send() error {
 	r.Rows = nil
-	pool, err := r.place()
+	ctx, pool, err := r.place()
 	if err == nil {
 		if len(r.scope) > 0 {
 			call := providers.Call{Kind: providers.CallQuery, SQL: r.sql, Args: r.args, Scope: r.scope}
-			err = pool.Run(r.sent, &call)
+			err = pool.Run(ctx, &call)
 			r.Rows = call.Rows
 		} else {
-			r.Rows, err = pool.Query(r.sent, r.sql, r.args...)
+			r.Rows, err = pool.Query(ctx, r.sql, r.args...)
 		}
 		r.answered()
 	}

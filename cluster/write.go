@@ -14,6 +14,12 @@ import (
 // wait, waits here; if that takes too long the error says so.
 func (t *trip) again(err *error) bool {
 	t.leave()
+	if t.detour == nil {
+		var waited *providers.UnreachableError
+		if d := t.off(); errors.As(*err, &waited) {
+			d.begun = d.begun.Add(-waited.Waited)
+		}
+	}
 	if t.ctx.Err() != nil || t.cluster.closed.Load() {
 		return false
 	}
@@ -109,7 +115,7 @@ func (t *trip) patience() (context.Context, context.CancelFunc) {
 	if _, limited := t.ctx.Deadline(); limited || timeout < 0 {
 		return t.ctx, func() {}
 	}
-	return context.WithDeadline(t.ctx, t.begun.Add(timeout))
+	return context.WithDeadline(t.ctx, t.off().begun.Add(timeout))
 }
 
 // gaveUp is the error of who has waited for as long as it could.
@@ -124,7 +130,7 @@ func (t *trip) gaveUp(err error) error {
 		}
 		return &providers.TimeoutError{Operation: "wait for the primary", Limit: limit, Err: err, Context: t.ctx.Err()}
 	case t.cluster.monitor.view().writer == nil:
-		return &NoPrimaryError{Waited: time.Since(t.begun), Servers: t.cluster.monitor.known(), Err: err}
+		return &NoPrimaryError{Waited: time.Since(t.off().begun), Servers: t.cluster.monitor.known(), Err: err}
 	default:
 		return err
 	}

@@ -177,7 +177,9 @@ const (
 // Inside a transaction it has no effect; the transaction's own access mode
 // counts.
 func WithReadOnly(ctx context.Context) context.Context {
-	anyReadOnly.Store(true)
+	if !anyReadOnly.Load() { // a store each time would be felt on all processors
+		anyReadOnly.Store(true)
+	}
 	return context.WithValue(ctx, readOnlyKey, true)
 }
 

@@ -49,7 +49,7 @@ func TestEveryScenarioRunsAndReportsJSON(t *testing.T) {
 		measured[l.Scenario] = true
 	}
 	for _, sc := range Scenarios() {
-		if onlyOnRequest[sc.Name] {
+		if onlyOnRequest[sc.Name] || sc.Standby {
 			continue
 		}
 		if !measured[sc.Name] || !measured[sc.Name+cpuPerOp] {
@@ -66,6 +66,25 @@ func TestWithoutADSNItStartsAPostgreSQLOfItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(stdout.String(), "queryrow ") || !strings.Contains(stderr.String(), "-dsn") {
+		t.Errorf("stdout %q, stderr %q", stdout.String(), stderr.String())
+	}
+}
+
+// A scenario with a standby runs on a PostgreSQL of its own, and is left out, in
+// words, on the user's.
+func TestScenariosWithAStandby(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	if err := Run(t.Context(), []string{"-only", "^cluster", "-rounds", "1", "-duration", "1ms"}, &stdout, &stderr); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(stdout.String(), "cluster.reader ") {
+		t.Errorf("stdout %q", stdout.String())
+	}
+	stdout.Reset()
+	if err := Run(t.Context(), brief(pgtest.NewDB(t), "-only", "^cluster"), &stdout, &stderr); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(stdout.String(), "cluster.reader") || !strings.Contains(stderr.String(), "cluster.reader needs a standby") {
 		t.Errorf("stdout %q, stderr %q", stdout.String(), stderr.String())
 	}
 }

@@ -78,6 +78,20 @@ func (d *database) admin(ctx context.Context, fn SetupFunc) error {
 	return fn(ctx, conn, d.schema)
 }
 
+// standby returns the DSN of a standby that has all that was set up. It starts one if
+// there is none.
+func (d *database) standby(ctx context.Context) (string, error) {
+	if len(d.cluster.Standbys()) == 0 {
+		if _, err := d.cluster.AddStandby(ctx); err != nil {
+			return "", err
+		}
+	}
+	if err := d.cluster.WaitCaughtUp(ctx); err != nil {
+		return "", err
+	}
+	return d.cluster.Standbys()[0].DSN(""), nil
+}
+
 // close leaves nothing behind, also when ctx has ended.
 func (d *database) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)

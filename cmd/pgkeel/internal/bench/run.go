@@ -44,6 +44,10 @@ func run(ctx context.Context, s settings, stdout, stderr io.Writer) (err error) 
 		return err
 	}
 	for _, sc := range s.scenarios {
+		if sc.Standby && db.cluster == nil {
+			fmt.Fprintf(stderr, "pgkeel bench: %s needs a standby of its own; leave out -dsn for it\n", sc.Name)
+			continue
+		}
 		r, err := runScenario(ctx, s, db, sc)
 		if err != nil {
 			return fmt.Errorf("%s: %w", sc.Name, err)
@@ -62,6 +66,11 @@ func runScenario(ctx context.Context, s settings, db *database, sc Scenario) (r 
 	if sc.Setup != nil {
 		if err := db.admin(ctx, sc.Setup); err != nil {
 			return r, fmt.Errorf("setup: %w", err)
+		}
+	}
+	if sc.Standby {
+		if site.Standby, err = db.standby(ctx); err != nil {
+			return r, fmt.Errorf("standby: %w", err)
 		}
 	}
 	reset := func() error {

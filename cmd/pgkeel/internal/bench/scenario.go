@@ -28,6 +28,8 @@ type Side struct {
 type Site struct {
 	// DSN of the database.
 	DSN string
+	// Standby is the DSN of a standby, for a scenario that asks for one.
+	Standby string
 	// Schema of the scenario's tables; qualify their names with Table.
 	Schema string
 	// PoolSize is the same for both sides, unless the scenario says otherwise.
@@ -68,6 +70,8 @@ type Scenario struct {
 	Timed func(caller, n int) bool
 	// Bar is what is promised of it; the report tells whether it held.
 	Bar Bar
+	// Standby asks for one, which only a PostgreSQL of the benchmark's own has.
+	Standby bool
 	// Setup makes the tables. It may run on a schema where an earlier scenario
 	// has made the same. Optional.
 	Setup SetupFunc

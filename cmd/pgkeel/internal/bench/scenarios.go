@@ -28,7 +28,7 @@ func Scenarios() []Scenario {
 		copying(),
 		items("one", "a row as a struct: One, pgx.CollectExactlyOneRow", onHandle(oneOnHandle), onPool(oneOnPool)),
 		items("all1000", "1,000 rows as structs: All, pgx.CollectRows", onHandle(allOnHandle), onPool(allOnPool)),
-	}, slices.Concat(batches(), copies(), notifications(), pipelines(), tenants())...)
+	}, slices.Concat(batches(), copies(), notifications(), pipelines(), tenants(), replicas())...)
 }
 
 // items is a scenario on the table items with nothing enabled.
