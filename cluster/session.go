@@ -11,6 +11,10 @@ import (
 // Session is what one user does, in one request or in several: its reads see what
 // its writes wrote, and at least what its earlier reads saw, whichever servers they
 // run on. It is safe for concurrent use.
+//
+// A session is of one database, since the positions in the logs of two have nothing to
+// do with each other. What is done with another handle to another database needs a
+// context with a session of its own, or without one.
 type Session struct {
 	mu sync.Mutex
 	// All that the session wrote and saw lies before lsn of the timeline, but for
@@ -31,11 +35,15 @@ type sessionKey struct{}
 // before.
 var anySession atomic.Bool
 
-// WithSession returns a context whose operations belong to the session.
+// WithSession returns a context whose operations belong to the session, or to none if s
+// is nil.
 func WithSession(ctx context.Context, s *Session) context.Context {
 	anySession.Store(true)
-	ctx = providers.WithCausality(ctx, &providers.Causality{Note: s.wrote})
-	return context.WithValue(ctx, sessionKey{}, s)
+	var note *providers.Causality
+	if s != nil {
+		note = &providers.Causality{Note: s.wrote}
+	}
+	return context.WithValue(providers.WithCausality(ctx, note), sessionKey{}, s)
 }
 
 // SessionOf returns the context's session, or nil.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/pgkeel/pgkeel/providers"
@@ -33,6 +34,9 @@ func TestSessionOf(t *testing.T) {
 	other := NewSession()
 	if SessionOf(WithSession(ctx, other)) != other {
 		t.Error("the inner session does not count")
+	}
+	if without := WithSession(ctx, nil); SessionOf(without) != nil || providers.CausalityOf(without) != nil {
+		t.Error("the session is still there")
 	}
 	wantNeeds(t, s, 0, 0, false)
 	// What runs on the writer's pool tells the session by itself.
@@ -114,6 +118,27 @@ func TestTheEndOfADoubt(t *testing.T) {
 	if s.resolving().After != 0 {
 		t.Error("a condition for the primary")
 	}
+}
+
+func TestASessionOfMany(t *testing.T) {
+	s := NewSession()
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for n := range 200 {
+				lsn := providers.LSN(n*8 + i)
+				s.wrote(primaryAt(1, lsn), true)
+				s.saw(1, providers.Position{Standby: true, LSN: lsn})
+				if err := s.Merge(s.Token()); err != nil {
+					t.Error(err)
+				}
+				s.Doubt()
+				s.resolving().Note(primaryAt(1, lsn), true)
+			}
+		})
+	}
+	all.Wait()
+	wantNeeds(t, s, 1, 200*8-1, false)
 }
 
 func TestToken(t *testing.T) {
