@@ -83,9 +83,10 @@ func newMonitor(cfg providers.Config, opts Options, open Opener) (*monitor, erro
 // start looks at all hosts, and goes on looking until close. It returns when there
 // is a primary, or with an error after the connect timeout, or when ctx ends.
 func (m *monitor) start(ctx context.Context) error {
-	begun := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, m.connectTimeout())
+	begun, timeout := time.Now(), m.connectTimeout()
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	defer time.AfterFunc(timeout/2, m.hurry).Stop()
 	err := m.findWriter(ctx)
 	if err == nil {
 		return nil
@@ -121,12 +122,12 @@ func (m *monitor) findWriter(ctx context.Context) error {
 	return m.strangers()
 }
 
-// awaitLooks waits until each host was looked at.
+// awaitLooks waits until each host was looked at, or there is no time for that.
 func (m *monitor) awaitLooks(ctx context.Context) error {
 	for {
 		m.mu.Lock()
 		changed := m.changed
-		pending := slices.ContainsFunc(m.peers, func(w *peer) bool { return !w.looked })
+		pending := !m.impatient && slices.ContainsFunc(m.peers, func(w *peer) bool { return !w.looked })
 		m.mu.Unlock()
 		if !pending {
 			return nil
@@ -137,6 +138,21 @@ func (m *monitor) awaitLooks(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// hurry ends the wait for hosts that let one wait.
+func (m *monitor) hurry() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.impatient = true
+	m.tellLooked()
+	m.search()
+}
+
+// tellLooked wakes who waits for looks.
+func (m *monitor) tellLooked() {
+	close(m.changed)
+	m.changed = make(chan struct{})
 }
 
 // connectTimeout is what it may take to find a primary.

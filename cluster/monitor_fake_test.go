@@ -30,8 +30,7 @@ type world struct {
 // fakeNode is what a look at a server finds.
 type fakeNode struct {
 	standby   bool
-	timeline  uint32 // of a standby what it receives
-	least     uint32
+	timeline  uint32
 	position  providers.LSN
 	receiving bool
 	system    string
@@ -48,7 +47,7 @@ func newWorld() *world {
 	w := &world{servers: map[string]*fakeNode{}}
 	for i, name := range []string{"p:1", "a:1", "b:1"} {
 		w.servers[name] = &fakeNode{
-			standby: i > 0, timeline: 1, least: 1, position: 1000, receiving: i > 0, system: "one", started: i, takes: time.Millisecond,
+			standby: i > 0, timeline: 1, position: 1000, receiving: i > 0, system: "one", started: i, takes: time.Millisecond,
 		}
 	}
 	return w
@@ -141,18 +140,17 @@ func (l fakeLook) Scan(into ...any) error {
 	if l.err != nil {
 		return l.err
 	}
-	file, received := "", int64(l.timeline)
+	file, control := "", int64(l.timeline)
 	if !l.standby {
-		file, received = fmt.Sprintf("%08X", l.timeline), 0
+		file, control = fmt.Sprintf("%08X", l.timeline), 1 // which is late
 	}
 	*into[0].(*bool) = l.standby
 	*into[1].(*string) = file
-	*into[2].(*int64) = received
-	*into[3].(*int64) = int64(l.least)
-	*into[4].(*string) = l.position.String()
-	*into[5].(*bool) = l.receiving
-	*into[6].(*string) = l.system
-	*into[7].(*string) = fmt.Sprint(l.started)
+	*into[2].(*int64) = control
+	*into[3].(*string) = l.position.String()
+	*into[4].(*bool) = l.receiving
+	*into[5].(*string) = l.system
+	*into[6].(*string) = fmt.Sprint(l.started)
 	return nil
 }
 

@@ -98,13 +98,12 @@ func (m *monitor) report(w *peer, began time.Time, s sample, err error) {
 		w.doubted = time.Time{}
 	}
 	m.publish(settled)
-	close(m.changed)
-	m.changed = make(chan struct{})
+	m.tellLooked()
 }
 
 // recognize finds out whether a server belongs to the cluster.
 func (m *monitor) recognize(w *peer) {
-	if w.err != nil {
+	if !w.answered() {
 		return
 	}
 	foreign := m.system != "" && w.last.system != m.system
@@ -135,15 +134,15 @@ func (m *monitor) strangers() error {
 func (m *monitor) assess(looked ...*peer) {
 	m.measure()
 	for _, w := range m.peers {
-		problem, certain := m.disqualified(w)
+		v := m.disqualified(w)
 		if slices.Contains(looked, w) {
-			if problem == "" {
-				problem = m.unfit(w)
+			if v.problem == "" {
+				v.problem = m.unfit(w)
 			}
-		} else if problem == "" || !w.fit {
+		} else if v.problem == "" || !w.fit {
 			continue
 		}
-		if w.judge(problem, certain) {
+		if w.judge(v) {
 			m.tell(w)
 		}
 	}
@@ -180,31 +179,33 @@ func (m *monitor) tell(w *peer) {
 }
 
 // disqualified is why a server is certainly not fit to read from.
-func (m *monitor) disqualified(w *peer) (problem string, certain bool) {
-	newest := m.newest
+func (m *monitor) disqualified(w *peer) verdict {
+	other := func(problem string) verdict { return verdict{problem, true, true} }
+	age := time.Since(w.last.began)
 	switch {
 	case !w.seen:
-		return "", false
+		return verdict{}
 	case w.foreign:
-		return "belongs to another cluster", true
+		return other("belongs to another cluster")
 	case !w.last.standby:
-		return "is no standby", true
+		return other("is no standby")
 	case w.server.Host().PrimaryOnly:
-		return "is not to be read from", true
-	case w.last.timeline != 0 && w.last.timeline != newest, w.last.least > newest:
-		return fmt.Sprintf("follows timeline %d, and the primary's is %d", max(w.last.timeline, w.last.least), newest), true
-	case time.Since(w.last.began) > oldestLook*m.opts.Heartbeat+m.opts.Heartbeat/2:
-		return "did not answer for " + time.Since(w.last.began).Round(time.Millisecond).String(), true
+		return other("is not to be read from")
+	case w.last.timeline != m.newest:
+		// Positions of different timelines cannot be compared.
+		return other(fmt.Sprintf("follows timeline %d, as far as can be seen, and the primary's is %d", w.last.timeline, m.newest))
+	case age > oldestLook*m.opts.Heartbeat+m.opts.Heartbeat/2:
+		return verdict{problem: "did not answer for " + age.Round(time.Millisecond).String(), certain: true}
 	}
-	for _, other := range m.peers {
-		if other == w {
+	for _, earlier := range m.peers {
+		if earlier == w {
 			break
 		}
-		if other.seen && other.err == nil && other.last.identity == w.last.identity {
-			return "is the same server as " + other.address, true
+		if earlier.answered() && earlier.last.identity == w.last.identity {
+			return other("is the same server as " + earlier.address)
 		}
 	}
-	return "", false
+	return verdict{}
 }
 
 // unfit is why a server that was looked at is not fit to read from, which a second

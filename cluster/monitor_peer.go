@@ -72,6 +72,10 @@ func (w *peer) noteSample(s sample) {
 	}
 	if s.standby {
 		w.primarySince = time.Time{}
+		if w.last.standby && w.last.identity == s.identity {
+			// What a standby received is not seen any more when its primary is gone.
+			s.timeline = max(s.timeline, w.last.timeline)
+		}
 	} else if w.primarySince.IsZero() {
 		w.primarySince = time.Now()
 	}
@@ -94,14 +98,29 @@ func (w *peer) primary() bool { return w.seen && !w.last.standby && !w.lost() &&
 // answered reports whether the newest look found out what it is.
 func (w *peer) answered() bool { return w.looked && w.err == nil }
 
-// judge counts a look at which the server was fit, or had a problem. Some problems
-// need no second look. It reports whether the server is fit from now on, or not any
+// verdict is what a look says of a server as a replica.
+type verdict struct {
+	// problem is why it is not fit, "" if it is.
+	problem string
+	// certain says that no second look has to confirm it.
+	certain bool
+	// other says that it is not ill, but something else than a replica: once it is
+	// one it need not prove that it is well.
+	other bool
+}
+
+// judge counts a look. It reports whether the server is fit from now on, or not any
 // more.
-func (w *peer) judge(problem string, certain bool) (changed bool) {
-	w.problem = problem
-	if problem != "" {
+func (w *peer) judge(v verdict) (changed bool) {
+	w.problem = v.problem
+	if v.problem != "" {
 		w.good, w.bad = 0, w.bad+1
-		return w.fit && (certain || w.bad >= looksToEject) && w.eject(problem)
+		if !w.fit || !v.certain && w.bad < looksToEject {
+			return false
+		}
+		w.eject(v.problem)
+		w.ejected = !v.other
+		return true
 	}
 	w.good, w.bad = w.good+1, 0
 	if w.fit || w.ejected && w.good < looksToReturn {

@@ -334,7 +334,7 @@ func TestHysteresis(t *testing.T) {
 		"away":      {func(s *fakeNode) { s.down = errRefused }, func(s *fakeNode) { s.down = nil }, "refused", 2},
 		"hangs":     {func(s *fakeNode) { s.hangs = true }, func(s *fakeNode) { s.hangs = false }, "answer", 2},
 		"cut off":   {func(s *fakeNode) { s.receiving = false }, func(s *fakeNode) { s.receiving = true }, "receives nothing", 2},
-		"timeline":  {func(s *fakeNode) { s.timeline = 0; s.least = 2 }, func(s *fakeNode) { s.timeline, s.least = 1, 1 }, "timeline 2", 1},
+		"timeline":  {func(s *fakeNode) { s.timeline = 0 }, func(s *fakeNode) { s.timeline = 1 }, "timeline 0", 1},
 		"stranger":  {func(s *fakeNode) { s.system = "other" }, func(s *fakeNode) { s.system = "one" }, "another cluster", 1},
 		"no rights": {func(s *fakeNode) { s.down = errSlots }, func(s *fakeNode) { s.down = nil }, "too many clients", 2},
 	} {
@@ -524,6 +524,37 @@ func TestStartWaits(t *testing.T) {
 			t.Fatal(err)
 		}
 		expect(t, m, "p:1", "a:1 b:1")
+	})
+}
+
+// A host that lets everybody wait does not keep start from its end.
+func TestStartDoesNotWaitForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.servers["b:1"].hangs = true
+		m, _ := newFakeMonitor(t, w, fakeDSN, Options{ProbeTimeout: time.Minute})
+		defer m.close()
+		begun := time.Now()
+		if err := m.start(t.Context()); err != nil || time.Since(begun) > 3*time.Second {
+			t.Fatal(err, time.Since(begun))
+		}
+		expect(t, m, "p:1", "a:1")
+	})
+}
+
+// A primary that was promoted again without being seen as a standby.
+func TestTimelineOfTheWriterChanges(t *testing.T) {
+	inWorld(t, Options{}, func(t *testing.T, w *world, m *monitor, r *record) {
+		w.set(func(at map[string]*fakeNode) {
+			for _, s := range at {
+				s.timeline, s.position = 3, 3000
+			}
+		})
+		<-time.After(5 * time.Second)
+		expect(t, m, "p:1", "a:1 b:1")
+		if v := m.view(); v.timeline != 3 || v.start != 3000 || r.heard() != "" {
+			t.Errorf("%+v", v)
+		}
 	})
 }
 

@@ -15,11 +15,10 @@ type sample struct {
 	began time.Time
 	// standby says that the server is in recovery.
 	standby bool
-	// timeline is the primary's, and of a standby the one that it receives. 0: it
-	// receives nothing, or the role may not see it.
+	// timeline is the primary's, and of a standby the newest one that it is seen to
+	// follow: the one that it receives, where the role may see that, or the one in its
+	// control file, which can be minutes late.
 	timeline uint32
-	// least is a timeline that a standby has reached. It may be long past it.
-	least uint32
 	// position is what a primary has flushed, which is what a standby can receive,
 	// and what a standby has replayed.
 	position providers.LSN
@@ -38,8 +37,7 @@ type sample struct {
 // a primary is asked for the name of its log file.
 const lookSQL = `select s.standby,
   case when s.standby then '' else substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) end,
-  coalesce(w.received_tli, 0)::int8,
-  greatest(c.timeline_id, r.min_recovery_end_timeline)::int8,
+  greatest(w.received_tli, c.timeline_id, r.min_recovery_end_timeline)::int8,
   case when s.standby then coalesce(pg_last_wal_replay_lsn(), '0/0') else pg_current_wal_flush_lsn() end::text,
   w.pid is not null,
   i.system_identifier::text,
@@ -52,8 +50,8 @@ left join pg_stat_wal_receiver w on true`
 func look(ctx context.Context, server providers.Querier) (sample, error) {
 	s := sample{began: time.Now()}
 	var file, position, run string
-	var received, least int64
-	err := server.QueryRow(ctx, lookSQL).Scan(&s.standby, &file, &received, &least, &position, &s.receiving, &s.system, &run)
+	var timeline int64
+	err := server.QueryRow(ctx, lookSQL).Scan(&s.standby, &file, &timeline, &position, &s.receiving, &s.system, &run)
 	if err != nil {
 		return sample{}, err
 	}
@@ -61,12 +59,11 @@ func look(ctx context.Context, server providers.Querier) (sample, error) {
 		return sample{}, err
 	}
 	if !s.standby {
-		if received, err = strconv.ParseInt(file, 16, 64); err != nil {
+		if timeline, err = strconv.ParseInt(file, 16, 64); err != nil {
 			return sample{}, fmt.Errorf("pgkeel: %q is no beginning of a log file's name: %w", file, err)
 		}
-		least = received
 	}
-	s.timeline, s.least = uint32(received), uint32(least) //nolint:gosec // PostgreSQL's timelines have 32 bits
+	s.timeline = uint32(timeline) //nolint:gosec // PostgreSQL's timelines have 32 bits
 	s.identity = s.system + "/" + run
 	return s, nil
 }

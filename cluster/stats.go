@@ -44,8 +44,8 @@ type ServerStats struct {
 	Weight int
 	// Role is what it is.
 	Role Role
-	// Timeline is that of a primary, and of a standby the one that it receives; 0
-	// where the role that pgkeel connects as may not see it.
+	// Timeline is that of a primary, and of a standby the newest that it is seen to
+	// follow. Without pg_read_all_stats that is seen late.
 	Timeline uint32
 	// Position is what a primary has written, and what a standby has replayed.
 	Position providers.LSN

@@ -10,14 +10,18 @@ import (
 
 // writing is what is known of the primary.
 type writing struct {
-	// system is the identifier of the cluster, that of the first primary.
-	system string
+	// system is the identifier of the cluster, that of the first primary. impatient
+	// says that not all hosts have to be looked at to tell.
+	system    string
+	impatient bool
 	// writer is the primary, nil while none is known.
 	writer *peer
 	// doubted says that it is being looked at because of trouble.
 	doubted bool
-	// newest is the highest timeline seen on a primary, or received from one.
-	newest uint32
+	// newest is the highest timeline seen on a primary, or followed by a standby, and
+	// newestSince when it was first seen.
+	newest      uint32
+	newestSince time.Time
 	// timeline is that of the last writer, and beginning the first position seen on
 	// it.
 	timeline  uint32
@@ -63,10 +67,8 @@ func (m *monitor) decide(looked *peer, began time.Time) (settled bool) {
 // nameSystem takes the first primary's cluster for the one that is meant, once every
 // host was looked at: that of the first host in the order of the configuration.
 func (m *monitor) nameSystem() bool {
-	for _, w := range m.peers {
-		if !w.looked {
-			return false
-		}
+	if !m.impatient && slices.ContainsFunc(m.peers, func(w *peer) bool { return !w.looked }) {
+		return false
 	}
 	for _, w := range m.peers {
 		if w.primary() && w.err == nil {
@@ -82,8 +84,8 @@ func (m *monitor) nameSystem() bool {
 
 func (m *monitor) learnTimeline() {
 	for _, w := range m.peers {
-		if w.seen && !w.foreign && w.err == nil {
-			m.newest = max(m.newest, w.last.timeline)
+		if w.answered() && !w.foreign && w.last.timeline > m.newest {
+			m.newest, m.newestSince = w.last.timeline, time.Now()
 		}
 	}
 }
@@ -120,36 +122,45 @@ func (m *monitor) drop() {
 // of its own timeline; between two others none is chosen. One of an older timeline is
 // none: what it is told to write is lost with the log that it forked.
 func (m *monitor) elect() {
-	if m.writer != nil {
-		if m.writer.last.timeline >= m.newest {
-			return
-		}
-		m.writer, m.doubted = nil, false
+	if m.writer != nil && m.writer.last.timeline >= m.newest {
+		return
 	}
-	var best *peer
+	best, several := m.candidate()
+	if m.writer != nil && best == nil && !several && m.writer.last.began.Before(m.newestSince) {
+		m.doubt() // it may be on the newest one as well by now
+		return
+	}
+	if best != nil || m.writer != nil {
+		m.writer, m.doubted = best, false
+	}
+}
+
+// candidate is the one primary of the newest timeline, nil if there is none, or if
+// there are several.
+func (m *monitor) candidate() (best *peer, several bool) {
 	for _, w := range m.peers {
 		switch {
 		case !w.primary() || !w.answered() || w.last.timeline < m.newest:
 		case best == nil:
 			best = w
 		case best.last.identity != w.last.identity:
-			return
+			return nil, true
 		}
 	}
-	if best == nil {
-		return
-	}
-	m.writer, m.doubted = best, false
-	if s := best.last; s.timeline != m.timeline {
-		m.timeline, m.beginning = s.timeline, s.position
-	}
+	return best, false
 }
 
 // epoch ends the sessions on a server that is the writer no more, once another one
 // is, or the same one started anew.
 func (m *monitor) epoch() {
 	w := m.writer
-	if w == nil || w.last.identity == m.session {
+	if w == nil {
+		return
+	}
+	if w.last.timeline != m.timeline {
+		m.timeline, m.beginning = w.last.timeline, w.last.position
+	}
+	if w.last.identity == m.session {
 		return
 	}
 	m.endSessions()
