@@ -109,7 +109,8 @@ func (t *trip) place() (context.Context, providers.Pool, error) {
 			if pool := t.cluster.poolOf(s); pool != nil {
 				return t.enter(s, session, need), pool, nil
 			}
-			t.off().failed = append(t.detour.failed, s)
+			d := t.off()
+			d.failed = append(d.failed, s)
 		}
 		if !t.replayed() {
 			break

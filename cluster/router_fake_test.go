@@ -356,7 +356,7 @@ func (r *fakeRows) Scan(dest ...any) error {
 }
 
 func (r *fakeRows) Close() {
-	for r.Next() { //nolint:revive // as the driver does
+	for r.Next() {
 	}
 }
 
