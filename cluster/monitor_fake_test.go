@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +38,7 @@ type fakeNode struct {
 	system    string
 	started   int
 	down      error         // why it cannot be looked at
+	drops     int           // how many looks lose their connection
 	hangs     bool          // until the context ends
 	takes     time.Duration // a look
 	looks     int
@@ -125,6 +128,10 @@ func (p *fakeProbe) QueryRow(ctx context.Context, _ string, _ ...any) pgx.Row {
 	p.world.mu.Lock()
 	defer p.world.mu.Unlock()
 	p.running--
+	if err == nil && s.drops > 0 {
+		s.drops--
+		err = io.ErrUnexpectedEOF
+	}
 	if err == nil {
 		err = s.down
 	}
@@ -156,9 +163,9 @@ func (l fakeLook) Scan(into ...any) error {
 
 // record is a log, and what the monitor told.
 type record struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-	told []string
+	mu    sync.Mutex
+	text  bytes.Buffer
+	calls []string
 }
 
 func (r *record) Write(p []byte) (int, error) {
@@ -172,7 +179,7 @@ func (r *record) tell(what string) func(*server) {
 	return func(s *server) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.told = append(r.told, what+" "+s.Host().Address)
+		r.calls = append(r.calls, what+" "+s.Host().Address)
 	}
 }
 
@@ -187,9 +194,16 @@ func (r *record) logged(text string) int {
 func (r *record) heard() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	told := strings.Join(r.told, ", ")
-	r.told = nil
+	told := strings.Join(r.calls, ", ")
+	r.calls = nil
 	return told
+}
+
+// told is the same, without an end to it.
+func (r *record) told() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.calls)
 }
 
 const fakeDSN = "postgres://u:geheim@p:1,a:1,b:1/db"

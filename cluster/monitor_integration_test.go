@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -93,26 +92,37 @@ func execute(t *testing.T, dsn string, statements ...string) {
 	}
 }
 
-// The primary is killed, a standby promoted, and the former primary started again.
+// The primary is killed, a standby promoted, and the former primary started again. A
+// role without any privilege sees the same, but what a standby receives.
 func TestFailoverIsSeen(t *testing.T) {
 	c := pgtest.New(t, pgtest.Options{Standbys: 2})
 	nodes, dsns := c.Nodes(), dsnsOf(c)
-	var at []string
+	execute(t, dsns[0], `create role plain login`)
+	if err := c.WaitCaughtUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var at, plain []string
 	for _, dsn := range dsns {
 		at = append(at, addressOf(t, dsn))
+		plain = append(plain, withSettings(dsn, []setting{{"user", "plain"}}))
 	}
 	m, r := watchNodes(t, Options{}, dsns...)
+	p, _ := watchNodes(t, Options{}, plain...)
 	v := m.view()
-	if !isWriter(at[0])(v) || v.timeline != 1 || v.start == 0 || !reads(at[1], at[2])(v) {
-		t.Fatalf("%+v; known: %q", v, m.known())
+	for _, m := range []*monitor{m, p} {
+		v := sees(t, m, "all", func(v *view) bool { return isWriter(at[0])(v) && reads(at[1], at[2])(v) })
+		if v.timeline != 1 || v.start == 0 {
+			t.Fatalf("%+v", v)
+		}
 	}
+
 	if err := nodes[0].Kill(); err != nil {
 		t.Fatal(err)
 	}
 	m.trouble(v.writer, net.ErrClosed)
-	lost := sees(t, m, "the loss", func(v *view) bool { return v.writer == nil })
-	if !reads(at[1], at[2])(lost) || lost.timeline != 1 {
-		t.Errorf("without a primary reads go to %v", replicaNames(lost))
+	lost := sees(t, m, "the loss", func(v *view) bool { return v.writer == nil && reads(at[1], at[2])(v) })
+	if lost.timeline != 1 {
+		t.Errorf("%+v", lost)
 	}
 	if heard := r.heard(); heard != "silent "+at[0] {
 		t.Error(heard)
@@ -124,22 +134,23 @@ func TestFailoverIsSeen(t *testing.T) {
 	promoted := time.Now()
 	now := sees(t, m, "the new primary", isWriter(at[1]))
 	t.Logf("known %s after the promotion", time.Since(promoted))
-	if now.timeline != 2 || now.start <= v.start {
-		t.Errorf("%+v", now)
+	for _, now := range []*view{now, sees(t, p, "the new primary", isWriter(at[1]))} {
+		if now.timeline != 2 || now.start <= v.start {
+			t.Errorf("%+v", now)
+		}
 	}
 	// The other standby follows the server that is gone.
 	sees(t, m, "no replica", reads())
-	if heard := r.heard(); !strings.Contains(heard, "lost "+at[0]) || !strings.Contains(heard, "gone "+at[1]) {
-		t.Error(heard)
+	sees(t, p, "no replica", reads())
+	eventually(t, func() bool { return len(r.told()) == 2 })
+	if told := r.told(); told[0] != "lost "+at[0] || told[1] != "gone "+at[1] {
+		t.Error(told)
 	}
 
 	if err := nodes[0].Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() bool { return m.stats().Alarms == 1 })
-	if v := m.view(); !isWriter(at[1])(v) {
-		t.Errorf("the writer is %v", v.writer)
-	}
 	if s := m.stats(); s.Epochs != 2 || s.Writer != at[1] || s.Timeline != 2 || r.logged("level=ERROR") != 1 {
 		t.Errorf("%+v", s)
 	}
@@ -150,6 +161,119 @@ func TestFailoverIsSeen(t *testing.T) {
 	sees(t, m, "the loss", func(v *view) bool { return v.writer == nil })
 	if known := strings.Join(m.known(), "; "); !strings.Contains(known, "primary on timeline 1, which is not used") {
 		t.Error(known)
+	}
+}
+
+// What happens to servers that all stay what they are.
+func TestServersInTrouble(t *testing.T) {
+	c := pgtest.New(t, pgtest.Options{Standbys: 2})
+	t.Run("PausedPrimary", func(t *testing.T) { pausedPrimary(t, c) })
+	t.Run("PausedReplay", func(t *testing.T) { pausedReplay(t, c) })
+	t.Run("BlackHole", func(t *testing.T) { blackHole(t, c) })
+	t.Run("AnotherCluster", func(t *testing.T) { anotherCluster(t, c) })
+	t.Run("CutOff", func(t *testing.T) { cutOff(t, c) })
+}
+
+// A primary that hangs is lost, and back when it goes on: no session is ended.
+func pausedPrimary(t *testing.T, c *pgtest.Cluster) {
+	dsns := dsnsOf(c)
+	primary := addressOf(t, dsns[0])
+	m, r := watchNodes(t, Options{ProbeTimeout: 500 * time.Millisecond}, dsns...)
+	standbys := reads(addressOf(t, dsns[1]), addressOf(t, dsns[2]))
+	sees(t, m, "the replicas", standbys)
+	if err := c.Primary().Pause(); err != nil {
+		t.Fatal(err)
+	}
+	sees(t, m, "the loss", func(v *view) bool { return v.writer == nil && standbys(v) })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if s, err := m.awaitWriter(ctx); err == nil {
+		t.Error("a writer is given out:", s.Host().Address)
+	}
+	if err := c.Primary().Resume(); err != nil {
+		t.Fatal(err)
+	}
+	sees(t, m, "its return", isWriter(primary))
+	if told := r.heard(); !strings.HasPrefix(told, "silent "+primary) || strings.Contains(told, "lost") || m.stats().Epochs != 1 {
+		t.Errorf("%s; %+v", told, m.stats())
+	}
+}
+
+// A standby whose replay is paused is out once it is too far behind, and in again
+// when it has caught up.
+func pausedReplay(t *testing.T, c *pgtest.Cluster) {
+	dsns := dsnsOf(c)
+	first, second := addressOf(t, dsns[1]), addressOf(t, dsns[2])
+	m, r := watchNodes(t, Options{Heartbeat: 50 * time.Millisecond, MaxLag: 2 * time.Second}, dsns...)
+	sees(t, m, "the replicas", reads(first, second))
+	execute(t, dsns[1], `select pg_wal_replay_pause()`)
+	execute(t, dsns[0], `create table written as select generate_series(1, 1000) n`)
+	v := sees(t, m, "one replica", reads(second))
+	s := m.stats().Servers[1]
+	if s.Fit || s.Lag < 2*time.Second || s.Lag == UnknownLag || s.LagBytes == 0 || !strings.Contains(s.Problem, "behind the primary by") || v.writer == nil {
+		t.Errorf("%+v", s)
+	}
+	execute(t, dsns[1], `select pg_wal_replay_resume()`)
+	sees(t, m, "the replicas", reads(first, second))
+	if r.logged("replica is not read from") == 0 {
+		t.Error("not logged")
+	}
+}
+
+// A host that swallows everything is out before the look at it has ended, and the
+// others are looked at meanwhile.
+func blackHole(t *testing.T, c *pgtest.Cluster) {
+	dsns := dsnsOf(c)
+	hole := fault.New(t, dsns[1])
+	other := addressOf(t, dsns[2])
+	m, _ := watchNodes(t, Options{Heartbeat: 100 * time.Millisecond, ProbeTimeout: time.Minute}, dsns[0], hole.DSN(), dsns[2])
+	sees(t, m, "both", reads(addressOf(t, hole.DSN()), other))
+	hole.BlackHole(fault.ToServer)
+	sees(t, m, "the other", reads(other))
+	out := m.stats().Servers
+	if !strings.Contains(out[1].Problem, "did not answer for") {
+		t.Errorf("%+v", out[1])
+	}
+	eventually(t, func() bool {
+		s := m.stats().Servers
+		return s[0].LastSeen.Sub(out[0].LastSeen) > time.Second && s[2].LastSeen.Sub(out[2].LastSeen) > time.Second
+	})
+	if s := m.stats().Servers[1]; !s.LastSeen.Equal(out[1].LastSeen) {
+		t.Errorf("%+v", s)
+	}
+	hole.Heal()
+	sees(t, m, "both", reads(addressOf(t, hole.DSN()), other))
+}
+
+// A server of another cluster is a fault at first.
+func anotherCluster(t *testing.T, c *pgtest.Cluster) {
+	stranger := pgtest.Shared(t).Primary().DSN("")
+	cfg := providers.Config{DSN: c.Primary().DSN(""), Logger: slog.New(slog.DiscardHandler)}
+	m, err := newMonitor(cfg, Options{Discovery: Static(stranger)}, provider.Provider{}.Open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = m.start(t.Context())
+	var fault *providers.ConfigError
+	if !errors.As(err, &fault) || fault.Field != "Cluster.Discovery" || !strings.Contains(err.Error(), addressOf(t, stranger)) {
+		t.Fatal(err)
+	}
+}
+
+// TRAPS 37: a standby that is cut off tells of no lag itself.
+func cutOff(t *testing.T, c *pgtest.Cluster) {
+	dsns := dsnsOf(c)
+	standby := addressOf(t, dsns[2])
+	m, _ := watchNodes(t, Options{Heartbeat: 50 * time.Millisecond}, dsns...)
+	execute(t, dsns[1], `alter system set primary_conninfo = 'host=/nowhere'`, `select pg_reload_conf()`)
+	sees(t, m, "the other", reads(standby))
+	execute(t, dsns[0], `create table lost as select generate_series(1, 300000) n`)
+	eventually(t, func() bool { return m.stats().Servers[1].Lag > time.Second && m.stats().Servers[1].LagBytes > 15<<20 })
+	if s := m.stats().Servers[1]; s.Lag == UnknownLag || s.Problem != "receives nothing from the primary" {
+		t.Errorf("%+v", s)
+	}
+	if s := m.stats().Servers[2]; !s.Fit {
+		t.Errorf("%+v", s)
 	}
 }
 
@@ -167,144 +291,3 @@ func eventually(t *testing.T, good func() bool) {
 		}
 	}
 }
-
-// A primary that hangs is lost, and back when it goes on: no session is ended.
-func TestPausedPrimary(t *testing.T) {
-	c := pgtest.New(t, pgtest.Options{Standbys: 1})
-	dsns := dsnsOf(c)
-	primary, standby := addressOf(t, dsns[0]), addressOf(t, dsns[1])
-	m, r := watchNodes(t, Options{Heartbeat: 100 * time.Millisecond, ProbeTimeout: 200 * time.Millisecond}, dsns...)
-	if err := c.Primary().Pause(); err != nil {
-		t.Fatal(err)
-	}
-	sees(t, m, "the loss", func(v *view) bool { return v.writer == nil })
-	if !reads(standby)(m.view()) {
-		t.Error(m.known())
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if s, err := m.awaitWriter(ctx); err == nil {
-		t.Error("a writer is given out:", s.Host().Address)
-	}
-	if err := c.Primary().Resume(); err != nil {
-		t.Fatal(err)
-	}
-	sees(t, m, "its return", isWriter(primary))
-	if r.heard() != "silent "+primary || m.stats().Epochs != 1 {
-		t.Errorf("%s; %+v", r.heard(), m.stats())
-	}
-}
-
-// A standby whose replay is paused is out once it is too far behind, and in again
-// when it has caught up.
-func TestPausedReplay(t *testing.T) {
-	c := pgtest.New(t, pgtest.Options{Standbys: 1})
-	dsns := dsnsOf(c)
-	standby := addressOf(t, dsns[1])
-	m, r := watchNodes(t, Options{Heartbeat: 50 * time.Millisecond, MaxLag: time.Second}, dsns...)
-	sees(t, m, "the replica", reads(standby))
-	execute(t, dsns[1], `select pg_wal_replay_pause()`)
-	execute(t, dsns[0], `create table written (n int)`, `insert into written select generate_series(1, 1000)`)
-	v := sees(t, m, "no replica", reads())
-	s := m.stats().Servers[1]
-	if s.Fit || s.Lag < time.Second || s.Lag == UnknownLag || s.LagBytes == 0 || !strings.Contains(s.Problem, "behind the primary by") || v.writer == nil {
-		t.Errorf("%+v", s)
-	}
-	execute(t, dsns[1], `select pg_wal_replay_resume()`)
-	sees(t, m, "the replica", reads(standby))
-	if s := m.stats().Servers[1]; s.Lag > time.Second {
-		t.Errorf("%+v", s)
-	}
-	if r.logged("replica is not read from") != 1 || r.logged("replica is read from") != 2 {
-		t.Error(r.text.String())
-	}
-}
-
-// TRAPS 37: a standby that is cut off tells of no lag itself.
-func TestCutOffStandbyShowsItsLag(t *testing.T) {
-	c := pgtest.New(t, pgtest.Options{Standbys: 1})
-	dsns := dsnsOf(c)
-	standby := addressOf(t, dsns[1])
-	m, _ := watchNodes(t, Options{Heartbeat: 50 * time.Millisecond}, dsns...)
-	execute(t, dsns[1], `alter system set primary_conninfo = 'host=/nowhere'`, `select pg_reload_conf()`)
-	execute(t, dsns[0], `create table written as select generate_series(1, 300000) n`)
-	sees(t, m, "no replica", reads())
-	eventually(t, func() bool { return m.stats().Servers[1].Lag > 500*time.Millisecond })
-	s := m.stats().Servers[1]
-	if s.Lag == UnknownLag || s.LagBytes < 10<<20 || s.Problem != "receives nothing from the primary" {
-		t.Errorf("%+v", s)
-	}
-	_ = standby
-}
-
-// A host that swallows everything delays nobody.
-func TestBlackHole(t *testing.T) {
-	c := pgtest.New(t, pgtest.Options{Standbys: 2})
-	dsns := dsnsOf(c)
-	hole := fault.New(t, dsns[1])
-	m, _ := watchNodes(t, Options{Heartbeat: 100 * time.Millisecond, ProbeTimeout: time.Second}, dsns[0], hole.DSN(), dsns[2])
-	other := addressOf(t, dsns[2])
-	sees(t, m, "both", reads(addressOf(t, hole.DSN()), other))
-	hole.BlackHole(fault.ToServer)
-	sees(t, m, "the other", reads(other))
-	var worst time.Duration
-	for range 20 {
-		<-time.After(50 * time.Millisecond)
-		for i, s := range m.stats().Servers {
-			if i != 1 {
-				worst = max(worst, time.Since(s.LastSeen))
-			}
-		}
-	}
-	t.Logf("the oldest look at another was %s old", worst)
-	hole.Heal()
-	sees(t, m, "both", reads(addressOf(t, hole.DSN()), other))
-}
-
-// A role without any privilege sees all that is needed but what a walreceiver does.
-func TestPlainRole(t *testing.T) {
-	c := pgtest.New(t, pgtest.Options{Standbys: 1})
-	execute(t, c.Primary().DSN(""), `create role plain login`)
-	if err := c.WaitCaughtUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	var dsns []string
-	for _, n := range c.Nodes() {
-		dsn := withSettings(n.DSN(""), []setting{{"user", "plain"}})
-		dsns = append(dsns, dsn)
-	}
-	m, _ := watchNodes(t, Options{Heartbeat: 100 * time.Millisecond}, dsns...)
-	sees(t, m, "the replica", reads(addressOf(t, dsns[1])))
-	s := m.stats()
-	if s.Timeline != 1 || s.Servers[1].Role != RoleStandby || s.Servers[1].Timeline != 0 || s.Servers[1].Position == 0 {
-		t.Errorf("%+v", s)
-	}
-	if err := c.Primary().Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Standbys()[0].Promote(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if v := sees(t, m, "the new primary", isWriter(addressOf(t, dsns[1]))); v.timeline != 2 {
-		t.Errorf("%+v", v)
-	}
-}
-
-// A server of another cluster is a fault at first, and not used later.
-func TestAnotherCluster(t *testing.T) {
-	c, stranger := pgtest.New(t, pgtest.Options{}), pgtest.New(t, pgtest.Options{})
-	m, err := newMonitor(providers.Config{DSN: c.Primary().DSN("")}, Options{Discovery: Static(stranger.Primary().DSN(""))}, provider.Provider{}.Open)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = m.start(t.Context())
-	if fault := new(providers.ConfigError); !asConfigError(err, &fault) || fault.Field != "Cluster.Discovery" {
-		t.Fatal(err)
-	}
-	if !strings.Contains(err.Error(), addressOf(t, stranger.Primary().DSN(""))) {
-		t.Error(err)
-	}
-	_ = fmt.Sprint
-}
-
-func asConfigError(err error, target **providers.ConfigError) bool { return errors.As(err, target) }

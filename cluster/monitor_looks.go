@@ -72,7 +72,12 @@ func (m *monitor) look(w *peer) (sample, error) {
 		w.pool = pool
 		m.mu.Unlock()
 	}
-	return look(ctx, pool)
+	s, err := look(ctx, pool)
+	if err != nil && isLoss(err) {
+		// The end of a connection that was idle says nothing of the server.
+		return look(ctx, pool)
+	}
+	return s, err
 }
 
 // report takes in a look, and what follows from it.

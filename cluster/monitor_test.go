@@ -99,6 +99,21 @@ func TestOneLookThatFails(t *testing.T) {
 	})
 }
 
+// Whoever ends all sessions of a server ends the one that looks at it as well, and
+// the server is there nevertheless.
+func TestEndedSessions(t *testing.T) {
+	inWorld(t, Options{}, func(t *testing.T, w *world, m *monitor, r *record) {
+		v := m.view()
+		w.set(func(at map[string]*fakeNode) { at["p:1"].drops, at["a:1"].drops = 1, 1 })
+		m.trouble(v.writer, net.ErrClosed)
+		<-time.After(5 * time.Second)
+		expect(t, m, "p:1", "a:1 b:1")
+		if heard := r.heard(); heard != "" || r.logged("WARN") != 0 || m.view().doubted {
+			t.Error(heard)
+		}
+	})
+}
+
 // A server that answers with an error is there: it stays the primary, whatever the
 // reason is that it cannot be looked at, but cannot become it.
 func TestAServerThatOnlyAnswers(t *testing.T) {
