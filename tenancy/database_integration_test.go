@@ -198,6 +198,17 @@ func livesAt(ctx context.Context, r *Router, want int) error {
 	if err := tx.Commit(ctx); err != nil {
 		return err
 	}
+	started, err := r.BeginWith(ctx, providers.TxOptions{}, providers.Statement{SQL: note, Args: []any{want}})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = started.Rollback(ctx) }()
+	if err := here("BeginWith", started); err != nil {
+		return err
+	}
+	if err := started.Commit(ctx); err != nil {
+		return err
+	}
 	b := &pgx.Batch{}
 	b.Queue(note, want)
 	if err := r.SendBatch(ctx, b).Close(); err != nil {

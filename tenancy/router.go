@@ -49,6 +49,7 @@ var (
 	_ providers.BatchRunner = (*Router)(nil)
 	_ providers.Copier      = (*Router)(nil)
 	_ providers.RawCopier   = (*Router)(nil)
+	_ providers.Starter     = (*Router)(nil)
 )
 
 // adminTenant is the member that Bypass is. No tenant has an empty id.

@@ -58,6 +58,18 @@ func (r *Router) Begin(ctx context.Context, opts providers.TxOptions) (providers
 	return routed(ctx, r, func(pool providers.Pool) (providers.Tx, error) { return pool.Begin(ctx, opts) })
 }
 
+// BeginWith starts a transaction on the database of the context's tenant together
+// with its first statement. See [providers.Starter].
+func (r *Router) BeginWith(ctx context.Context, opts providers.TxOptions, first providers.Statement) (providers.Tx, error) {
+	return routed(ctx, r, func(pool providers.Pool) (providers.Tx, error) {
+		starter, ok := pool.(providers.Starter)
+		if !ok {
+			return nil, unsupported("BeginWith")
+		}
+		return starter.BeginWith(ctx, opts, first)
+	})
+}
+
 // SendBatch sends a batch to the database of the context's tenant.
 func (r *Router) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	m, err := r.route(ctx)

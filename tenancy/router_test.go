@@ -54,6 +54,13 @@ var paths = map[string]func(ctx context.Context, r *Router) error{
 		}
 		return err
 	},
+	"BeginWith": func(ctx context.Context, r *Router) error {
+		tx, err := r.BeginWith(ctx, providers.TxOptions{}, providers.Statement{SQL: "select 1"})
+		if err == nil {
+			err = tx.Rollback(ctx)
+		}
+		return err
+	},
 	"SendBatch": func(ctx context.Context, r *Router) error {
 		b := &pgx.Batch{}
 		b.Queue("select 1")
@@ -131,7 +138,7 @@ func TestContextsThatAreRefused(t *testing.T) {
 
 func TestCapabilitiesThatTheProviderLacks(t *testing.T) {
 	r := openRouterWith(t, fakeTowns(1, 1), providers.Config{}, newWorld().Open)
-	for _, path := range []string{"SendBatch", "RunBatch", "CopyFrom", "CopyFromReader", "CopyToWriter"} {
+	for _, path := range []string{"BeginWith", "SendBatch", "RunBatch", "CopyFrom", "CopyFromReader", "CopyToWriter"} {
 		err := paths[path](as(t.Context(), "t0"), r)
 		if !errors.Is(err, errors.ErrUnsupported) || providers.OutcomeOf(err) != providers.OutcomeNotSent || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", path, err)

@@ -357,13 +357,13 @@ func (p *Pool) orderOfTx(ctx context.Context, s *session, opts providers.TxOptio
 
 // beginOrdered is beginConfined behind the gate, which is checked in a transaction
 // of its own: the snapshot of the one that begins is to be a later one. All of it
-// is one flush, unless the transaction has a scope.
-func (p *Pool) beginOrdered(ctx context.Context, o *order, s *session, opts pgx.TxOptions, scope []providers.Setting) (pgx.Tx, error) {
-	if o == nil || o.passed || len(scope) > 0 {
+// is one flush, unless the transaction has a scope or a first statement.
+func (p *Pool) beginOrdered(ctx context.Context, o *order, s *session, opts pgx.TxOptions, scope []providers.Setting, first *providers.Statement) (pgx.Tx, error) {
+	if o == nil || o.passed || len(scope) > 0 || first != nil {
 		if err := o.pass(ctx); err != nil {
 			return nil, err
 		}
-		return p.beginConfined(ctx, s, opts, scope)
+		return p.beginConfined(ctx, s, opts, scope, first)
 	}
 	opts.BeginQuery = "begin; " + gateSQL(o.After) + "; commit; " + beginSQL(opts)
 	tx, err := s.conn.BeginTx(ctx, opts)

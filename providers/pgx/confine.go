@@ -165,31 +165,19 @@ func (p *Pool) keepRaw(ctx context.Context, conn *pgx.Conn) context.Context {
 	}
 }
 
-// beginConfined begins a transaction and its scope in one flush.
-func (p *Pool) beginConfined(ctx context.Context, s *session, opts pgx.TxOptions, scope []providers.Setting) (pgx.Tx, error) {
-	if len(scope) == 0 {
+// beginConfined begins a transaction, its scope and its first statement in one
+// flush, once more if the statement's plan was stale.
+func (p *Pool) beginConfined(ctx context.Context, s *session, opts pgx.TxOptions, scope []providers.Setting, first *providers.Statement) (pgx.Tx, error) {
+	if len(scope) == 0 && first == nil {
 		return s.conn.BeginTx(ctx, opts)
 	}
-	b := &pgx.Batch{}
-	b.BeginTx(opts)
-	sql, args := settingsSQL(scope, nil)
-	b.Queue(sql, args...)
-	before := s.dirt
-	results := s.conn.SendBatch(ctx, b)
-	s.dirt = before // the settings end with the transaction
-	tx := results.Tx()
-	err := results.Close()
-	if err == nil {
-		return tx, nil
-	}
-	if s.conn.PgConn().TxStatus() != 'I' {
-		undo, cancel := detached(ctx)
-		defer cancel()
-		if tx == nil || tx.Rollback(undo) != nil {
-			_ = s.conn.Close(ended()) // rolls back as well
+	tx, err := p.sendBegin(ctx, s, opts, scope, first)
+	if err != nil && s.conn.PgConn().TxStatus() == 'I' {
+		if pg := providers.NewPGError(err); pg != nil && pg.IsStalePlan() {
+			return p.sendBegin(ctx, s, opts, scope, first)
 		}
 	}
-	return nil, err
+	return tx, err
 }
 
 // confinedBatch puts the settings of the scope in front of a batch's statements.

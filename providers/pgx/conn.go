@@ -136,7 +136,7 @@ func (c *Conn) begin(ctx context.Context, opts providers.TxOptions) (*Tx, error)
 		return nil, err
 	}
 	defer c.use.leave()
-	return c.pool().beginOn(ctx, c.lease, c, opts, c.confined)
+	return c.pool().beginOn(ctx, c.lease, c, opts, c.confined, nil)
 }
 
 // SendBatch sends every statement of b in one flush.

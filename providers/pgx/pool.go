@@ -351,7 +351,7 @@ func (p *Pool) begin(ctx context.Context, opts providers.TxOptions) (*Tx, error)
 	if err != nil {
 		return nil, err
 	}
-	return p.beginOn(ctx, l, nil, opts, scope.Settings)
+	return p.beginOn(ctx, l, nil, opts, scope.Settings, nil)
 }
 
 // Ping acquires a connection and makes one round trip on it.

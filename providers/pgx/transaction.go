@@ -89,20 +89,23 @@ var (
 )
 
 // beginOn starts a transaction on a borrowed connection, which borrower keeps, or
-// which goes back with the transaction if there is none.
-func (p *Pool) beginOn(ctx context.Context, l lease, borrower *Conn, opts providers.TxOptions, scope []providers.Setting) (*Tx, error) {
-	ctx, f := p.startHook(ctx, providers.EventBegin, "", l.s.pid)
+// which goes back with the transaction if there is none. The first statement is
+// optional.
+func (p *Pool) beginOn(ctx context.Context, l lease, borrower *Conn, opts providers.TxOptions, scope []providers.Setting, first *providers.Statement) (*Tx, error) {
+	ctx, f := p.startHook(ctx, providers.EventBegin, sqlOf(first), l.s.pid)
 	var inner pgx.Tx
 	o := p.orderOfTx(ctx, l.s, opts)
 	err := errInTx // BEGIN inside a transaction only makes the server warn
 	if l.conn().PgConn().TxStatus() == 'I' {
-		inner, err = p.beginOrdered(l.s.watch(ctx), o, l.s, pgxTxOptions(opts), scope)
+		inner, err = p.beginOrdered(l.s.watch(ctx), o, l.s, pgxTxOptions(opts), scope, first)
 		l.unwatch()
 	}
 	if err != nil {
-		err = &providers.TxError{
-			Result: providers.OutcomeNotSent, Operation: "begin", Attempts: 1,
-			Err: p.mapError(ctx, "begin", err),
+		err = p.mapError(ctx, "begin", err)
+		if first == nil {
+			err = &providers.TxError{Result: providers.OutcomeNotSent, Operation: "begin", Attempts: 1, Err: err}
+		} else {
+			err = failedStart(err)
 		}
 		f.End(0, err)
 		if borrower == nil {

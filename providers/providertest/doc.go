@@ -37,11 +37,13 @@
 //	operations.go   the paths
 //	gate.go         the gate of a scope
 //	transaction.go  transactions
+//	start.go        those that begin with a statement
 //	savepoint.go    transactions inside of them
 //	expiry.go       the end of a transaction's time
 //	pool.go         waiting, exhaustion, the end
 //	conn.go         acquired connections
 //	hooks.go        hooks and statistics
 //	loss.go         connections that are lost at a chosen moment
+//	evict.go        connections that the pool ends itself
 //	capability.go   what only some can do
 package providertest

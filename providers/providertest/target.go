@@ -48,6 +48,7 @@ func Run(t *testing.T, target Target) {
 		{"Confined", confinedTests},
 		{"Gate", gateTests},
 		{"Transaction", transactionTests},
+		{"Start", startTests},
 		{"Savepoint", savepointTests},
 		{"Expiry", expiryTests},
 		{"Pool", poolTests},
@@ -55,6 +56,7 @@ func Run(t *testing.T, target Target) {
 		{"Hooks", hookTests},
 		{"Loss", lossTests},
 		{"Causal", causalTests},
+		{"Evict", evictTests},
 		{"Capability", capabilityTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
