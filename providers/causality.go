@@ -13,7 +13,7 @@ import (
 type LSN uint64
 
 // String is PostgreSQL's own form, such as "0/3000060".
-func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l)) }
+func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint64(l>>32), uint64(l&0xffffffff)) }
 
 // ParseLSN reads PostgreSQL's own form.
 func ParseLSN(text string) (LSN, error) {

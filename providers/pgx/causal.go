@@ -115,8 +115,9 @@ func (o *order) ask(ctx context.Context) {
 	for m.NextResult() {
 		o.read(m.ResultReader())
 	}
-	if m.Close() != nil {
+	if err := m.Close(); err != nil {
 		o.known = false
+		_ = o.s.pool.mapError(ctx, opQuery, err) // which tells of trouble
 	}
 }
 

@@ -35,6 +35,7 @@ var sabotages = map[string]struct {
 	"statistics that do not count": {finds: "Hooks/Stats", pool: func(p providers.Pool) providers.Pool { return uncounted{p} }},
 	"the driver's own errors":      {finds: "Errors/Fields", pool: func(p providers.Pool) providers.Pool { return unmapped{p} }},
 	"no scope for a context":       {finds: "Confined/NoScopeNothingSent", config: func(c *providers.Config) { c.Scope = nil }},
+	"a write that tells nothing":   {finds: "Causal/Notes", pool: func(p providers.Pool) providers.Pool { return untold{p} }},
 	"a gate that nobody leaves":    {finds: "Gate/Balance", config: func(c *providers.Config) { c.Scope = neverLeft(c.Scope) }},
 }
 
@@ -92,6 +93,12 @@ type unscoped struct{ providers.Pool }
 func (p unscoped) Run(ctx context.Context, call *providers.Call) error {
 	call.Scope = nil
 	return p.Pool.Run(ctx, call)
+}
+
+type untold struct{ providers.Pool }
+
+func (p untold) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return p.Pool.Exec(providers.WithCausality(ctx, &providers.Causality{}), sql, args...)
 }
 
 type guessing struct{ providers.Pool }
