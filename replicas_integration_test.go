@@ -11,6 +11,7 @@ import (
 	"github.com/pgkeel/pgkeel"
 	"github.com/pgkeel/pgkeel/cluster"
 	"github.com/pgkeel/pgkeel/pgtest"
+	"github.com/pgkeel/pgkeel/pgtest/fault"
 	"github.com/pgkeel/pgkeel/providers"
 	"github.com/pgkeel/pgkeel/tenancy"
 )
@@ -139,6 +140,50 @@ func TestReaderAndWriter(t *testing.T) {
 	awaitReplica(t, db, false)
 	if _, err := pgkeel.One[int](ctx, db.Reader(), portSQL); !errors.Is(err, pgkeel.ErrNoReplica) {
 		t.Error(err)
+	}
+}
+
+// A read-only transaction that loses its server is run again, on another.
+func TestReadOnlyTxLosesItsServer(t *testing.T) {
+	nodes := pgtest.New(t, pgtest.Options{Standbys: 1})
+	replica := nodes.Standbys()[0]
+	db := openOn(t, nodes.Primary().DSN(""), pgkeel.WithReplicas(replica.DSN("")))
+	var ports []int
+	read := func(ctx context.Context, tx pgkeel.Tx) error {
+		port, err := pgkeel.One[int](ctx, tx, portSQL)
+		if err != nil {
+			return err
+		}
+		if ports = append(ports, port); port == replica.Port() {
+			if err := replica.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err = pgkeel.One[int](ctx, tx, portSQL)
+		return err
+	}
+	err := db.RunTx(t.Context(), read, pgkeel.TxOptions{Access: pgkeel.ReadOnly})
+	if err != nil || len(ports) != 2 || ports[0] != replica.Port() || ports[1] != nodes.Primary().Port() {
+		t.Errorf("read at %d: %v", ports, err)
+	}
+}
+
+// Rows that were read already are read again when their server is lost.
+func TestRowsLoseTheirServer(t *testing.T) {
+	nodes := pgtest.New(t, pgtest.Options{Standbys: 1})
+	line := fault.New(t, nodes.Standbys()[0].DSN(""))
+	db := openOn(t, nodes.Primary().DSN(""), pgkeel.WithReplicas(line.DSN()))
+	if err := line.Add(fault.On(fault.Backend('D').Matching("needle").Nth(3), fault.Cut)); err != nil {
+		t.Fatal(err)
+	}
+	all, err := pgkeel.All[string](t.Context(), db.Reader(), "select 'needle ' || current_setting('port') from generate_series(1, 5000)")
+	if err != nil || len(all) != 5000 || len(line.Fired()) != 1 {
+		t.Errorf("%d rows, %d cuts: %v", len(all), len(line.Fired()), err)
+	}
+	for _, port := range all {
+		if port != all[0] {
+			t.Fatal("rows of two servers are mixed")
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgkeel/pgkeel/cluster"
 	"github.com/pgkeel/pgkeel/providers"
 )
 
@@ -90,7 +91,8 @@ func (db *DB) Begin(ctx context.Context, options ...TxOptions) (Tx, error) {
 // When the transaction conflicts with others (40001, 40P01), or a cached
 // statement no longer fits the schema, RunTx runs the whole of fn again in a
 // fresh transaction, with a random pause before it, as often and as long as
-// the options say. So fn must have no effect outside of the transaction that it
+// the options say. With replicas, a read-only one that lost its server is run
+// again on another. So fn must have no effect outside of the transaction that it
 // could not have twice. A commit whose outcome is unknown is never retried.
 //
 // Any error is a [*TxError], which says what became of the transaction and
@@ -118,7 +120,7 @@ func (db *DB) RunTx(ctx context.Context, fn func(ctx context.Context, tx Tx) err
 		if err == nil {
 			return nil
 		}
-		if attempt >= opts.MaxAttempts || !isConflict(err) || !pause(ctx, attempt, budget) {
+		if attempt >= opts.MaxAttempts || !db.repeats(err, opts) || !pause(ctx, attempt, budget) {
 			return asTxError(err, attempt)
 		}
 	}
@@ -197,6 +199,12 @@ type closureError struct {
 }
 
 func (e *closureError) Unwrap() error { return e.error }
+
+// repeats reports whether running the whole transaction again can help, and does no
+// harm: what only reads can do so at another server.
+func (db *DB) repeats(err error, opts TxOptions) bool {
+	return isConflict(err) || opts.Access == ReadOnly && db.Cluster() != nil && cluster.IsServerLost(err)
+}
 
 // isConflict reports whether running the whole transaction again can help, and
 // nothing of the attempt can have been committed.

@@ -88,6 +88,13 @@ func isAway(err error) bool {
 	return errors.Is(err, providers.ErrUnreachable) || errors.Is(err, ErrNoPrimary) || isLoss(err)
 }
 
+// IsServerLost reports whether an operation failed for want of its server: it could
+// not be reached, takes no connections, or was lost. What only reads can be run again,
+// on another one.
+func IsServerLost(err error) bool {
+	return err != nil && !errors.Is(err, ErrNoReplica) && isAway(err)
+}
+
 // isLoss reports that a connection was lost.
 func isLoss(err error) bool {
 	var socket *net.OpError

@@ -39,7 +39,7 @@ func newReplica(h Host) *Replica { return &Replica{host: h, made: time.Now()} }
 func (r *Replica) Host() Host { return r.host }
 
 // InUse is how many reads of this handle run on the replica at the moment. A
-// transaction counts from its begin to its end.
+// transaction and a connection count while they are begun and taken.
 func (r *Replica) InUse() int64 { return r.inUse.Load() }
 
 // Lag is how far the replica is behind the primary, to within a heartbeat.
