@@ -174,7 +174,9 @@ type Config struct {
 	OnTrouble func(err error)
 	// ReadOnly has the server hold every session to reading, from its start
 	// (default_transaction_read_only), so that a statement declared to only read
-	// needs nothing more. Not every provider can. Default: sessions may write.
+	// needs nothing more. Behind PgBouncer, which rejects such a parameter, each
+	// statement and transaction says so instead; a batch or COPY outside of one
+	// does not. Not every provider can. Default: sessions may write.
 	ReadOnly bool
 
 	// AfterConnect runs on each new connection, before the warm-up queries:

@@ -100,8 +100,8 @@ func applyTimeouts(pc *pgxpool.Config, c providers.Config, named map[string]stri
 }
 
 // readsOnly reports whether the server itself holds every session to reading. It
-// hears of that at start-up, which PgBouncer would reject; what is declared to
-// read says so with each statement there.
+// hears of that at start-up, which PgBouncer would reject; each statement and
+// transaction says so there.
 func readsOnly(c providers.Config) bool { return c.ReadOnly && c.Profile != providers.ProfilePgBouncer }
 
 func applyProfile(pc *pgxpool.Config, profile providers.Profile) {

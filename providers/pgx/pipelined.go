@@ -48,6 +48,9 @@ func (p *Pool) newPipelined() *pipelined {
 	}
 	pl := &pipelined{pool: p, traffic: p.cfg.Pipelining.Traffic}
 	o := pipelineOptions(*p.cfg.Pipelining, p.pool.Config())
+	if p.readsOnly {
+		o.Connections, o.ReadConnections = 0, o.Connections+o.ReadConnections
+	}
 	o.PingAfter, o.PingTimeout = p.pingAfter, p.pingTimeout
 	o.Dial, o.Room = pl.dial, pl.room
 	o.Failed = func(err error) {
@@ -168,7 +171,7 @@ func (pl *pipelined) statement(ctx context.Context, sql string, args []any, scop
 	if pl == nil || pl.pool.closing.Load() || providers.CausalityOf(ctx) != nil {
 		return st, false
 	}
-	st = pipeline.Statement{SQL: sql, Args: args, ReadOnly: providers.IsReadOnly(ctx)}
+	st = pipeline.Statement{SQL: sql, Args: args, ReadOnly: pl.pool.readsOnly || providers.IsReadOnly(ctx)}
 	if !pl.wants(ctx, st.ReadOnly) || changesMeaning(scope, nil) {
 		return st, false
 	}

@@ -164,10 +164,10 @@ func isCopyIn(sql string) bool {
 	return len(sql) > len(verb) && strings.EqualFold(sql[:len(verb)], verb) && strings.Contains(strings.ToLower(sql), "stdin")
 }
 
-// declared adds to a scope what the context declares, unless every session is held
-// to that.
+// declared adds to a scope what the context declares, or the pool for all, unless
+// every session is held to that.
 func (p *Pool) declared(ctx context.Context, scope []providers.Setting) []providers.Setting {
-	if p.readsOnly || !providers.IsReadOnly(ctx) {
+	if p.readsOnly || !p.cfg.ReadOnly && !providers.IsReadOnly(ctx) {
 		return scope
 	}
 	return append(slices.Clip(scope), providers.Setting{Name: "transaction_read_only", Value: "on"})

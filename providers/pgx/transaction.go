@@ -93,6 +93,9 @@ var (
 // optional.
 func (p *Pool) beginOn(ctx context.Context, l lease, borrower *Conn, opts providers.TxOptions, scope []providers.Setting, first *providers.Statement) (*Tx, error) {
 	ctx, f := p.startHook(ctx, providers.EventBegin, sqlOf(first), l.s.pid)
+	if p.cfg.ReadOnly && !p.readsOnly && opts.Access == providers.AccessDefault {
+		opts.Access = providers.ReadOnly
+	}
 	var inner pgx.Tx
 	o := p.orderOfTx(ctx, l.s, opts)
 	err := errInTx // BEGIN inside a transaction only makes the server warn
