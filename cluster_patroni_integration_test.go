@@ -287,22 +287,28 @@ func leader(t *testing.T, p *pgtest.Patroni) *pgtest.PatroniNode {
 func TestPatroni(t *testing.T) {
 	p := openPatroni(t)
 	t.Run("discovery", func(t *testing.T) { followsDiscovery(t, p) })
-	t.Run("failover", func(t *testing.T) { outlivesThePrimary(t, p) })
+	t.Run("death", func(t *testing.T) {
+		outlivesThePrimary(t, p, (*pgtest.PatroniNode).Kill, func(n *pgtest.PatroniNode) error { return n.Start(t.Context()) })
+	})
+	t.Run("sleep", func(t *testing.T) {
+		outlivesThePrimary(t, p, (*pgtest.PatroniNode).Pause, (*pgtest.PatroniNode).Resume)
+	})
 	t.Run("switchover", func(t *testing.T) { hearsOfNoSwitchover(t, p) })
 }
 
-// The primary dies, Patroni makes the standby its successor, and fifty writers go
-// on with it as soon as it lets them.
-func outlivesThePrimary(t *testing.T, p *pgtest.Patroni) {
+// The primary's machine dies or hangs, Patroni makes the standby its successor, and
+// fifty writers go on with that as soon as it lets them. Then it comes back; one that
+// hung believes for a moment that it is still the primary.
+func outlivesThePrimary(t *testing.T, p *pgtest.Patroni, strike, heal func(*pgtest.PatroniNode) error) {
 	l := write(t, openDSN(t, p.DSN(""), pgkeel.WithCluster(cluster.Options{}), pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: 20})), 50, 0)
 	l.goesOn()
 	var gaps []time.Duration
 	for range faultRuns(t) {
-		dying := leader(t, p)
-		next := other(p, dying)
+		former := leader(t, p)
+		next := other(p, former)
 		accepted := accepts(t, next)
 		l.forget()
-		noError(t, dying.Kill())
+		noError(t, strike(former))
 		noError(t, p.ExpireLeader(t.Context()))
 		moment, ok := <-accepted
 		if !ok {
@@ -310,7 +316,7 @@ func outlivesThePrimary(t *testing.T, p *pgtest.Patroni) {
 		}
 		gaps = append(gaps, max(0, l.heard(next.Port()).Sub(moment)))
 		l.goesOn()
-		noError(t, dying.Start(t.Context()))
+		noError(t, heal(former))
 		noError(t, p.WaitStreaming(t.Context()))
 	}
 	l.check(leader(t, p))
