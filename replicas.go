@@ -32,7 +32,8 @@ var (
 // by a DSN of its own. Which of all of them is the primary is found out, and followed
 // when it changes. [DB.Reader], read-only transactions and contexts with
 // [PreferReplica] go to those that are replicas; everything else goes to the primary.
-// See package cluster. Default: one server.
+// Open connects to all of them, and fails if none is the primary. See package cluster.
+// Default: one server.
 func WithReplicas(dsns ...string) Option {
 	return func(s *settings) {
 		s.several = true

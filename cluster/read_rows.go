@@ -38,8 +38,13 @@ func (c *Cluster) query(ctx context.Context, sql string, args []any, scope []pro
 // ask sends the statement to one server after the other, until one takes it.
 func (r *rows) ask() error {
 	for {
-		err := r.send()
-		if err == nil {
+		ctx, pool, err := r.place()
+		if err != nil {
+			r.Rows = failedRows(err)
+			r.finish(err)
+			return err
+		}
+		if err = r.send(ctx, pool); err == nil {
 			return nil
 		}
 		if !r.again(&err) {
@@ -49,20 +54,16 @@ func (r *rows) ask() error {
 	}
 }
 
-// send sends the statement to the next server.
-func (r *rows) send() error {
-	r.Rows = nil
-	ctx, pool, err := r.place()
-	if err == nil {
-		if len(r.scope) > 0 {
-			call := providers.Call{Kind: providers.CallQuery, SQL: r.sql, Args: r.args, Scope: r.scope}
-			err = pool.Run(ctx, &call)
-			r.Rows = call.Rows
-		} else {
-			r.Rows, err = pool.Query(ctx, r.sql, r.args...)
-		}
-		r.answered()
+// send sends the statement to a server.
+func (r *rows) send(ctx context.Context, pool providers.Pool) (err error) {
+	if len(r.scope) > 0 {
+		call := providers.Call{Kind: providers.CallQuery, SQL: r.sql, Args: r.args, Scope: r.scope}
+		err = pool.Run(ctx, &call)
+		r.Rows = call.Rows
+	} else {
+		r.Rows, err = pool.Query(ctx, r.sql, r.args...)
 	}
+	r.answered()
 	if r.Rows == nil {
 		r.Rows = failedRows(err)
 	}
@@ -113,7 +114,7 @@ func (r *rows) finish(err error) {
 	r.leave()
 	if err == nil || !r.harmless {
 		// The object may outlive the query by long: keep no more than its errors.
-		r.args, r.scope = nil, nil
+		r.trip, r.args, r.scope = trip{}, nil, nil
 	}
 }
 

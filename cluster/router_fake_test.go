@@ -119,7 +119,7 @@ func (s *stage) awaitNewer(ctx context.Context, v *view) error {
 	s.mu.Unlock()
 	for {
 		now := s.view()
-		if now != v && now.writer != nil {
+		if now != v && now.writer != nil && !now.doubted {
 			return nil
 		}
 		select {

@@ -348,12 +348,13 @@ func TestWritesThatWait(t *testing.T) {
 				s := newStage(t, Options{}, "a")
 				go func() {
 					for range tc.tries - 1 {
-						<-time.After(time.Second)
+						<-time.After(longestPause / 2)
 						s.replace(func(*view) {}) // the doubt ended well
 					}
 				}()
 				s.pools[primaryName].say(tc.replies...)
 				_, err := s.Exec(t.Context(), "insert")
+				synctest.Wait()
 				if (tc.err == nil) != (err == nil) || tc.err != nil && !errors.Is(err, tc.err) && err.Error() != tc.err.Error() {
 					t.Error(err)
 				}
@@ -378,17 +379,40 @@ func TestBeginningsThatWait(t *testing.T) {
 				s.pools[primaryName].say(reply{err: errLost}, reply{err: pgError("57P01")}, reply{err: errUnreachable})
 				go func() {
 					for range 3 {
-						<-time.After(time.Second)
+						<-time.After(longestPause / 2)
 						s.replace(func(v *view) { v.writer = fakeServer("another") })
 					}
 				}()
 				if err := do(t.Context(), s.Cluster); err != nil {
 					t.Error(err)
 				}
+				synctest.Wait()
 				s.expect(slices.Repeat([]string{primaryName}, 4)...)
 			})
 		})
 	}
+}
+
+// Not every loss is followed by news.
+func TestNoNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, Options{})
+		s.pools[primaryName].say(reply{err: pgError("57P05")})
+		begun := time.Now()
+		if _, err := s.Begin(t.Context(), providers.TxOptions{}); err != nil || time.Since(begun) > 2*longestPause {
+			t.Errorf("%v after %s", err, time.Since(begun))
+		}
+		s.pools[primaryName].say(reply{err: pgError("57P05")})
+		s.replace(func(v *view) { v.doubted = true })
+		go func() {
+			<-time.After(2 * time.Second)
+			s.replace(func(v *view) { v.doubted = false })
+		}()
+		begun = time.Now()
+		if _, err := s.Begin(t.Context(), providers.TxOptions{}); err != nil || time.Since(begun) < 2*time.Second {
+			t.Errorf("%v after %s", err, time.Since(begun))
+		}
+	})
 }
 
 // A primary that is as it was is not stormed.

@@ -78,13 +78,13 @@ func (t *trip) repeatable(err error) bool {
 	return isUnsent(err)
 }
 
-// pass waits until the servers are worth another try, because there is a newer view
-// of them. Its error says that there was no time left.
+// pass waits until the servers are worth another try: there is a newer view of them,
+// or the primary is in no doubt at all. Its error says that there was no time left.
 func (t *trip) pass(err error) error {
 	ctx, cancel := t.patience()
 	defer cancel()
 	writer, d := t.view.writer, t.off()
-	if t.cluster.monitor.awaitNewer(ctx, t.view) != nil {
+	if !t.news(ctx) {
 		return t.gaveUp(err)
 	}
 	t.view = t.cluster.monitor.view()
@@ -103,6 +103,20 @@ func (t *trip) pass(err error) error {
 	case <-ctx.Done():
 		return t.gaveUp(err)
 	}
+}
+
+// news waits for a newer view with a primary. Not every loss puts the primary in
+// doubt, such as that of a session that idled for too long: then there is none.
+func (t *trip) news(ctx context.Context) bool {
+	for ctx.Err() == nil && !t.cluster.closed.Load() {
+		soon, cancel := context.WithTimeout(ctx, longestPause)
+		err := t.cluster.monitor.awaitNewer(soon, t.view)
+		cancel()
+		if v := t.cluster.monitor.view(); err == nil || v.writer != nil && !v.doubted && ctx.Err() == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // patience bounds the wait by the context's deadline, or by the acquire timeout if
