@@ -24,6 +24,9 @@
 //	provider.go     the registration under the name "pgx"
 //	config.go       from providers.Config to pgxpool.Config
 //	dial.go         sockets: keepalive, TCP user timeout
+//	route.go        where an attempt to connect goes
+//	trouble.go      what puts the server in doubt
+//	evict.go        the end of every connection at once
 //	cancel.go       what a context that ends does to a connection
 //	pool.go         the pool's operations
 //	acquire.go      the wait for a connection: limits, statistics, deadlocks
@@ -40,6 +43,7 @@
 //	conn.go         an acquired connection
 //	use.go          one user at a time
 //	transaction.go  transactions
+//	start.go        transactions that begin with a statement
 //	expiry.go       the end of a transaction's time
 //	savepoint.go    transactions inside of them
 //	batch.go        batches as pgx has them

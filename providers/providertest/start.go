@@ -22,13 +22,10 @@ var startTests = []test{
 }
 
 // starter opens a pool of one connection with the table, if it is a Starter.
-func (s suite) starter(t *testing.T, change func(*providers.Config)) (providers.Pool, providers.Starter) {
+func (s suite) starter(t *testing.T) (providers.Pool, providers.Starter) {
 	t.Helper()
 	cfg := s.config(t, 1)
 	mustExec(t, s.openWith(t, cfg), "create table t (n int unique)")
-	if change != nil {
-		change(&cfg)
-	}
 	p := s.openWith(t, cfg)
 	starter, ok := p.(providers.Starter)
 	if !ok {
@@ -51,7 +48,7 @@ func start(t testing.TB, on providers.Starter, opts providers.TxOptions, st prov
 }
 
 func testStartEnds(t *testing.T, s suite) {
-	p, starter := s.starter(t, nil)
+	p, starter := s.starter(t)
 	tx := start(t, starter, providers.TxOptions{}, first("insert into t values ($1)", 1))
 	mustExec(t, tx, insert, 2)
 	if n := traces(t, tx); n != 2 {
@@ -71,7 +68,7 @@ func testStartEnds(t *testing.T, s suite) {
 
 // A statement that fails leaves no transaction, and the pool its only connection.
 func testStartFails(t *testing.T, s suite) {
-	p, starter := s.starter(t, nil)
+	p, starter := s.starter(t)
 	mustExec(t, p, insert, 1)
 	for range 2 {
 		tx, err := starter.BeginWith(t.Context(), providers.TxOptions{}, first("insert into t values ($1)", 1))
@@ -101,7 +98,7 @@ func testStartFails(t *testing.T, s suite) {
 }
 
 func testStartOptions(t *testing.T, s suite) {
-	p, starter := s.starter(t, nil)
+	p, starter := s.starter(t)
 	_, err := starter.BeginWith(t.Context(), providers.TxOptions{Access: providers.ReadOnly}, first("insert into t values (1)"))
 	wantCode(t, "read only", err, "25006")
 	tx := start(t, starter, providers.TxOptions{Isolation: providers.Serializable}, first("insert into t values (1)"))
@@ -130,7 +127,7 @@ func testStartOptions(t *testing.T, s suite) {
 }
 
 func testStartRefuses(t *testing.T, s suite) {
-	p, starter := s.starter(t, nil)
+	p, starter := s.starter(t)
 	for _, sql := range []string{"commit", "begin", "rollback"} {
 		tx, err := starter.BeginWith(t.Context(), providers.TxOptions{}, first(sql))
 		if err == nil {

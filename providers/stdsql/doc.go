@@ -59,6 +59,7 @@
 //	dirt.go         what a statement leaves in its session
 //	conn.go         an acquired connection
 //	transaction.go  transactions
+//	start.go        those that begin with a statement
 //	savepoint.go    transactions inside of them
 //	expiry.go       the end of a transaction's time
 //	errors.go       errors that say what happened
