@@ -45,7 +45,7 @@ func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if changesMeaning(scope.Settings, nil) {
 		return sendInBlock(ctx, p, b)
 	}
-	confined, err := p.confinedBatch(b, scope.Settings, false)
+	confined, err := p.confinedBatch(b, scope.Settings)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}

@@ -136,6 +136,8 @@ func (s *stream) prepare(it *batchItem) {
 			it.sql, it.args, err = option.RewriteQuery(s.ctx, s.conn, it.sql, it.args[1:])
 			if err != nil {
 				it.refused = &notSentError{fmt.Errorf("pgkeel: the arguments' rewriter: %w", err)}
+			} else if s.confined && s.pool.escapes(it.sql, s.inTx) {
+				it.refused = &notSentError{providers.ErrEndsScope}
 			}
 		}
 		break

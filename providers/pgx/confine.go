@@ -180,8 +180,8 @@ func (p *Pool) beginConfined(ctx context.Context, s *session, opts pgx.TxOptions
 	return tx, err
 }
 
-// confinedBatch puts the settings of the scope in front of a batch's statements.
-func (p *Pool) confinedBatch(b *pgx.Batch, scope []providers.Setting, inTx bool) (*pgx.Batch, error) {
+// checkedBatch is a batch none of whose statements ends the scope.
+func (p *Pool) checkedBatch(b *pgx.Batch, scope []providers.Setting, inTx bool) (*pgx.Batch, error) {
 	if len(scope) == 0 || b == nil {
 		return b, nil
 	}
@@ -191,16 +191,29 @@ func (p *Pool) confinedBatch(b *pgx.Batch, scope []providers.Setting, inTx bool)
 	}
 	for _, q := range queued {
 		if p.escapes(q.SQL, inTx) {
-			return nil, providers.ErrEndsScope
+			return b, providers.ErrEndsScope
 		}
 	}
-	confined := *b
+	checked := *b
+	checked.QueuedQueries = p.guardedQueries(b.QueuedQueries, scope, inTx)
+	return &checked, nil
+}
+
+// confinedBatch puts the settings of the scope in front of a batch's statements.
+func (p *Pool) confinedBatch(b *pgx.Batch, scope []providers.Setting) (*pgx.Batch, error) {
+	confined, err := p.checkedBatch(b, scope, false)
+	if err != nil || confined == b {
+		return confined, err
+	}
 	settings := &pgx.Batch{}
 	sql, args := settingsSQL(scope, nil)
 	settings.Queue(sql, args...)
-	at := len(b.QueuedQueries) - len(queued)
-	confined.QueuedQueries = slices.Insert(slices.Clone(b.QueuedQueries), at, settings.QueuedQueries...)
-	return &confined, nil
+	at := 0
+	if beginsTx(b) {
+		at = 1
+	}
+	confined.QueuedQueries = slices.Insert(confined.QueuedQueries, at, settings.QueuedQueries...)
+	return confined, nil
 }
 
 // scopeBeginner is a pool or a connection.

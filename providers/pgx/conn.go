@@ -43,7 +43,7 @@ func (c *Conn) enter() error {
 }
 
 func (c *Conn) statement(sql string, args []any) statement {
-	return statement{lease: c.lease, use: &c.use, sql: sql, args: args}
+	return statement{lease: c.lease, use: &c.use, sql: sql, args: c.pool().guarded(args, c.confined, false)}
 }
 
 // scope adds what the context declares. In a transaction that counts for it all,
@@ -144,7 +144,7 @@ func (c *Conn) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if changesMeaning(c.confined, nil) {
 		return sendInBlock(ctx, c, b)
 	}
-	confined, err := c.pool().confinedBatch(b, c.confined, false)
+	confined, err := c.pool().confinedBatch(b, c.confined)
 	if err == nil {
 		err = c.pool().within(ctx, c.confined)
 	}

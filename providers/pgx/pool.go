@@ -303,7 +303,7 @@ func (p *Pool) queryIn(ctx context.Context, sql string, args []any, scope []prov
 		return failedRows(err), err
 	}
 	p.pipelined.passed()
-	st := statement{lease: l, owned: true, sql: sql, args: args, firing: firing}
+	st := statement{lease: l, owned: true, sql: sql, args: p.guarded(args, scope, false), firing: firing}
 	return p.queryOn(ctx, r, &st, p.declared(ctx, scope), nil)
 }
 
@@ -326,7 +326,7 @@ func (p *Pool) execIn(ctx context.Context, sql string, args []any, scope []provi
 		return pgconn.CommandTag{}, err
 	}
 	p.pipelined.passed()
-	st := statement{lease: l, owned: true, sql: sql, args: args, firing: firing}
+	st := statement{lease: l, owned: true, sql: sql, args: p.guarded(args, scope, false), firing: firing}
 	return p.execOn(ctx, &st, p.declared(ctx, scope), nil)
 }
 

@@ -207,6 +207,7 @@ func (t *Tx) enterPlain(ctx context.Context, op string) (context.Context, contex
 }
 
 func (t *Tx) statement(cancel context.CancelFunc, sql string, args []any) statement {
+	args = t.root.pool.guarded(args, t.root.confined, true)
 	return statement{lease: t.root.lease, use: t.root.use, cancel: cancel, sql: sql, args: args}
 }
 
@@ -280,7 +281,8 @@ func (t *Tx) Run(ctx context.Context, call *providers.Call) error {
 
 // SendBatch sends every statement of b in one flush.
 func (t *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	if _, err := t.root.pool.confinedBatch(b, t.root.confined, true); err != nil {
+	b, err := t.root.pool.checkedBatch(b, t.root.confined, true)
+	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
 	ctx, cancel, err := t.enterPlain(ctx, opBatch)
