@@ -27,8 +27,8 @@ type monitor struct {
 	// is known. What runs there may yet end well, but its idle connections are of no
 	// use (Reset).
 	onWriterSilent func(old *server)
-	// onServerGone hears that s is no host, or no standby any more: its read pool is
-	// to be drained and closed.
+	// onServerGone hears that s is no host or no standby any more, or that another
+	// server answers in its place: its read pool is to be drained and closed.
 	onServerGone func(s *server)
 	// onServerSilent hears that s, a standby, does not answer: who waits for it waits
 	// in vain. It may be told more than once.

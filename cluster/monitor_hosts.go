@@ -185,8 +185,7 @@ func (m *monitor) leave(w *peer) {
 	w.end()
 	w.fit = false
 	m.log.Info("pgkeel: cluster: server is no host any more", "server", w.address)
-	s := w.server
-	m.events = append(m.events, func() { m.onServerGone(s) })
+	m.gone(w)
 }
 
 // update takes in what else is said of a host. Strategies may keep what they know by
@@ -195,12 +194,12 @@ func (m *monitor) update(w *peer, t endpoint) {
 	if w.server.Host() == t.host && w.server.dsn == t.dsn {
 		return
 	}
+	m.gone(w)
 	old := w.server
 	w.server = newServer(t)
 	w.server.position.Store(old.position.Load())
 	w.server.current.Store(old.current.Load())
 	w.server.lag.Store(old.lag.Load())
-	m.events = append(m.events, func() { m.onServerGone(old) })
 }
 
 func newServer(t endpoint) *server { return &server{Replica: newReplica(t.host), dsn: t.dsn} }

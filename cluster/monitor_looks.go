@@ -87,6 +87,7 @@ func (m *monitor) report(w *peer, began time.Time, s sample, err error) {
 	if w.life.Err() != nil { // removed meanwhile
 		return
 	}
+	was := w.last
 	w.note(s, err)
 	m.recognize(w)
 	first := m.epochs == 0
@@ -96,8 +97,12 @@ func (m *monitor) report(w *peer, began time.Time, s sample, err error) {
 	} else if !first {
 		m.assess(w)
 	}
+	if was.standby && (!w.last.standby || w.last.identity != was.identity) {
+		m.gone(w)
+	}
 	if w.lost() && w.seen && w.last.standby {
-		m.events = append(m.events, func() { m.onServerSilent(w.server) })
+		s := w.server
+		m.events = append(m.events, func() { m.onServerSilent(s) })
 	}
 	if w.silent == 0 && w.settles(began) {
 		w.doubted = time.Time{}
@@ -170,17 +175,19 @@ func (m *monitor) measure() {
 	}
 }
 
-// tell notes in the log, and to who reads, that a server is fit or not.
+// tell notes in the log that a server is fit or not.
 func (m *monitor) tell(w *peer) {
 	if w.fit {
 		m.log.Info("pgkeel: cluster: replica is read from", "server", w.address)
 		return
 	}
 	m.log.Warn("pgkeel: cluster: replica is not read from", "server", w.address, "reason", w.problem)
-	if w.seen && !w.last.standby {
-		s := w.server
-		m.events = append(m.events, func() { m.onServerGone(s) })
-	}
+}
+
+// gone tells that connections for reading from a server are of no use any more.
+func (m *monitor) gone(w *peer) {
+	s := w.server
+	m.events = append(m.events, func() { m.onServerGone(s) })
 }
 
 // disqualified is why a server is certainly not fit to read from.
@@ -219,7 +226,9 @@ func (m *monitor) unfit(w *peer) string {
 	if w.err != nil {
 		return w.reason()
 	}
-	if !w.last.receiving && m.writer != nil && m.writer.silent == 0 {
+	// Without a primary nobody receives anything. A former one, though, may have what
+	// nobody else has, and will lose it.
+	if !w.last.receiving && (!w.fit || m.writer != nil && m.writer.silent == 0) {
 		return "receives nothing from the primary"
 	}
 	if lag := w.server.lagNow(); m.opts.MaxLag > 0 && lag > m.opts.MaxLag {

@@ -349,7 +349,7 @@ func TestHysteresis(t *testing.T) {
 		"away":      {func(s *fakeNode) { s.down = errRefused }, func(s *fakeNode) { s.down = nil }, "refused", 2},
 		"hangs":     {func(s *fakeNode) { s.hangs = true }, func(s *fakeNode) { s.hangs = false }, "answer", 2},
 		"cut off":   {func(s *fakeNode) { s.receiving = false }, func(s *fakeNode) { s.receiving = true }, "receives nothing", 2},
-		"timeline":  {func(s *fakeNode) { s.timeline = 0 }, func(s *fakeNode) { s.timeline = 1 }, "timeline 0", 1},
+		"timeline":  {func(s *fakeNode) { s.timeline, s.started = 0, 77 }, func(s *fakeNode) { s.timeline = 1 }, "timeline 0", 1},
 		"stranger":  {func(s *fakeNode) { s.system = "other" }, func(s *fakeNode) { s.system = "one" }, "another cluster", 1},
 		"no rights": {func(s *fakeNode) { s.down = errSlots }, func(s *fakeNode) { s.down = nil }, "too many clients", 2},
 	} {
@@ -374,7 +374,7 @@ func TestHysteresis(t *testing.T) {
 				for len(m.view().replicas) == 1 {
 					<-time.After(time.Millisecond)
 				}
-				if n := w.looksAt("a:1") - looks; n < 2 || n > 3 {
+				if n := w.looksAt("a:1") - looks; n < tc.looks || n > tc.looks+1 {
 					t.Errorf("back after %d looks", n)
 				}
 				expect(t, m, "p:1", "a:1 b:1")
