@@ -623,7 +623,7 @@ var bulkPaths = map[string]leakPath{
 	},
 	"CopyFrom": func(ctx context.Context, o *leakOp) error {
 		key := o.s.ledger.intend(o.tenant, o.path)
-		_, err := o.s.db.CopyFrom(ctx, leakTable, []string{"owner", "key"}, pgx.CopyFromRows([][]any{{o.tenant, key}})) // pgx encodes on a goroutine of its own, where a panic is the program's end
+		_, err := o.s.db.CopyFrom(ctx, leakTable, []string{"owner", "key"}, pgx.CopyFromRows([][]any{{o.tenant, armed{o, key}}}))
 		o.wrote(err, key)
 		return err
 	},
