@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgkeel/pgkeel/chain"
+	"github.com/pgkeel/pgkeel/outcome"
 	"github.com/pgkeel/pgkeel/providers"
 )
 
@@ -23,6 +24,8 @@ type DB struct {
 	reader Reader
 	writer Writer
 	sql    sqlHandle
+	// markers are those of the transactions that take effect exactly once.
+	markers *outcome.Markers
 }
 
 var _ Querier = (*DB)(nil)
@@ -120,6 +123,8 @@ func (db *DB) SQL() *sql.DB {
 // called twice.
 func (db *DB) Close(ctx context.Context) error {
 	db.sql.close()
+	db.markers.Stop()
+	defer db.markers.Wait()
 	return db.pool.Close(ctx)
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgkeel/pgkeel/chain"
 	"github.com/pgkeel/pgkeel/cluster"
+	"github.com/pgkeel/pgkeel/outcome"
 	"github.com/pgkeel/pgkeel/providers"
 	pgxprovider "github.com/pgkeel/pgkeel/providers/pgx"
 	"github.com/pgkeel/pgkeel/tenancy"
@@ -52,7 +53,9 @@ func Open(ctx context.Context, dsn string, options ...Option) (*DB, error) {
 		unregister()
 		return nil, err
 	}
-	return newDB(pool, hooks, s.layers), nil
+	db := newDB(pool, hooks, s.layers)
+	db.markers = outcome.New(pool, s.config.Logger)
+	return db, nil
 }
 
 func (s *settings) fault(field, problem string) {

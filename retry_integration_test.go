@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/pgkeel/pgkeel"
 	"github.com/pgkeel/pgkeel/pgtest"
 )
@@ -205,23 +203,5 @@ func TestTrap21UnknownCommitIsNotRetried(t *testing.T) {
 				mustHave(t, direct)
 			}
 		})
-	}
-}
-
-// Nothing was committed when the connection is lost before COMMIT, but what
-// failed is no conflict, so the caller decides.
-func TestLostInTheClosure(t *testing.T) {
-	dsn := pgtest.NewDB(t)
-	line, through := newLossy(t, dsn)
-	db := openDSN(t, through, one())
-	line.lose("pg_sleep", false)
-	err := db.RunTx(t.Context(), func(ctx context.Context, tx pgkeel.Tx) error {
-		_, err := tx.Exec(ctx, "select pg_sleep(0)")
-		mustBe(t, err, pgkeel.OutcomeUnknown) // of the statement
-		return err
-	})
-	mustBe(t, err, pgkeel.OutcomeRolledBack)
-	if tx := as[*pgkeel.TxError](t, err); tx.Attempts != 1 || errors.Is(err, pgx.ErrTxClosed) {
-		t.Errorf("%+v", tx)
 	}
 }

@@ -21,6 +21,9 @@ const (
 	// end, and different for each of those that conflict.
 	retryPause    = 4 * time.Millisecond
 	maxRetryPause = 500 * time.Millisecond
+	// lostAttempts have the pause begin with a longer one when the server was lost:
+	// it needs time to come back.
+	lostAttempts = 4
 )
 
 // errManaged refuses to end a transaction that somebody else ends.
@@ -54,6 +57,10 @@ type beginner interface {
 
 func begin(ctx context.Context, db *DB, on beginner, options []TxOptions) (Tx, error) {
 	opts, err := oneOptions(options)
+	if opts.ExactlyOnce {
+		err = errors.Join(err, &providers.ConfigError{Field: "TxOptions.ExactlyOnce", Problem: "needs RunTx, " +
+			"which alone can run the transaction again; use RunTx, or leave it out"})
+	}
 	if err != nil {
 		return Tx{}, notSent{err}
 	}
@@ -88,12 +95,21 @@ func (db *DB) Begin(ctx context.Context, options ...TxOptions) (Tx, error) {
 // RunTx runs fn in a transaction and commits it when fn returns nil. An error
 // or a panic of fn rolls back; the panic goes on.
 //
-// When the transaction conflicts with others (40001, 40P01), or a cached
-// statement no longer fits the schema, RunTx runs the whole of fn again in a
-// fresh transaction, with a random pause before it, as often and as long as
-// the options say. With replicas, a read-only one that lost its server is run
-// again on another. So fn must have no effect outside of the transaction that it
-// could not have twice. A commit whose outcome is unknown is never retried.
+// When the transaction conflicts with others (40001, 40P01), a cached statement
+// no longer fits the schema, or the connection or its server is lost before
+// COMMIT was sent, RunTx runs the whole of fn again in a fresh transaction, with a
+// random pause before it, as often and as long as the options say. With replicas, a
+// read-only one that lost its server is run again on another. So fn must have no
+// effect outside of the transaction that it could not have twice, and must not end
+// the transaction by itself.
+//
+// When COMMIT was sent and its answer is lost, the outcome is unknown, and nothing
+// is run again. With ExactlyOnce RunTx asks the server that takes writes then what
+// became of it (see package outcome), for the rest of the RetryBudget and for
+// three seconds at least, also when ctx ends: it returns nil if the transaction was
+// committed, runs fn again if it cannot be any more, and only if nobody could be
+// asked in that time is the outcome unknown. The transaction's first statement is
+// then pgkeel's own, in the flush of its BEGIN.
 //
 // Any error is a [*TxError], which says what became of the transaction and
 // unwraps to its cause.
@@ -116,28 +132,44 @@ func (db *DB) RunTx(ctx context.Context, fn func(ctx context.Context, tx Tx) err
 	}
 	budget := time.Now().Add(opts.RetryBudget)
 	for attempt := 1; ; attempt++ {
-		err := db.attempt(ctx, fn, opts)
+		var err error
+		if opts.ExactlyOnce {
+			err = db.attemptOnce(ctx, fn, opts, budget)
+		} else {
+			err = db.attempt(ctx, fn, opts, db.pool)
+		}
 		if err == nil {
 			return nil
 		}
-		if attempt >= opts.MaxAttempts || !db.repeats(err, opts) || !pause(ctx, attempt, budget) {
+		waited := attempt
+		if !db.repeats(err, opts) {
+			if !isLost(ctx, err, opts) {
+				return asTxError(err, attempt)
+			}
+			waited += lostAttempts
+		}
+		if attempt >= opts.MaxAttempts || !pause(ctx, waited, budget) {
 			return asTxError(err, attempt)
 		}
 	}
 }
 
 // attempt runs fn in one transaction.
-func (db *DB) attempt(ctx context.Context, fn func(context.Context, Tx) error, opts TxOptions) error {
+func (db *DB) attempt(ctx context.Context, fn func(context.Context, Tx) error, opts TxOptions, on beginner) error {
 	if opts.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, opts.Timeout, limitTx{})
 		defer cancel()
 	}
-	tx, err := db.pool.Begin(ctx, opts)
+	tx, err := on.Begin(ctx, opts)
 	if err != nil {
 		return err
 	}
-	return endedElsewhere(db.runIn(db.held(ctx, opts.Access == ReadOnly), tx, fn))
+	err = endedElsewhere(db.runIn(db.held(ctx, opts.Access == ReadOnly), tx, fn))
+	if err == nil && opts.ExactlyOnce && ctx.Err() != nil {
+		return &TxError{Result: OutcomeUnknown, Operation: "commit", Attempts: 1, Err: errCommitCut}
+	}
+	return err
 }
 
 // endedElsewhere finds out that fn, or what it called, ended the transaction by
@@ -169,10 +201,11 @@ func (db *DB) runIn(ctx context.Context, tx providers.Tx, fn func(context.Contex
 		return commit(ctx, tx)
 	}
 	rollbackErr := tx.Rollback(ctx)
+	told := &closureError{error: err, cause: err, rollback: rollbackErr}
 	if rollbackErr != nil && !errors.Is(rollbackErr, pgx.ErrTxClosed) {
-		err = errors.Join(err, rollbackErr)
+		told.error = errors.Join(err, rollbackErr)
 	}
-	return &closureError{err, rollbackErr}
+	return told
 }
 
 // commit commits, or rolls back what it cannot commit.
@@ -195,6 +228,7 @@ func commit(ctx context.Context, tx providers.Tx) error {
 // whatever outcome errors inside of it tell of other work.
 type closureError struct {
 	error
+	cause    error // what the closure returned
 	rollback error // how the rollback ended
 }
 

@@ -67,11 +67,6 @@ func TestRunTxEnds(t *testing.T) {
 			_, _ = tx.Exec(ctx, "select 1/0")
 			return nil
 		}, pgx.ErrTxCommitRollback, pgkeel.OutcomeRolledBack, "commit", nil},
-		"a lost connection": {func(ctx context.Context, tx pgkeel.Tx) error {
-			_ = insert(ctx, tx, 1)
-			_, err := tx.Exec(ctx, "select pg_terminate_backend(pg_backend_pid())")
-			return err
-		}, nil, pgkeel.OutcomeRolledBack, "closure", nil},
 		// What other work ended in is no outcome of this transaction.
 		"an error of other work": {func(ctx context.Context, tx pgkeel.Tx) error {
 			return errors.Join(insert(ctx, tx, 1), &pgkeel.TxError{Result: pgkeel.OutcomeCommitted, Operation: "other", Err: errMine})

@@ -2,6 +2,7 @@ package outcome
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -47,8 +48,6 @@ type Marker struct {
 	of    *Markers
 	key   key
 	began time.Time
-	// access is the transaction's: a session may only read unless told otherwise.
-	access providers.AccessMode
 }
 
 // New returns a marker for a transaction.
@@ -59,10 +58,9 @@ func (m *Markers) New() *Marker { return &Marker{of: m, key: newKey(), began: ti
 // missing. A transaction with an error has not begun.
 func (k *Marker) Begin(ctx context.Context, opts providers.TxOptions) (providers.Tx, error) {
 	opts.ExactlyOnce = false // that is done here
-	k.access = opts.Access
 	tx, err := k.begin(ctx, opts)
 	if hasCode(err, codeUndefinedTable) {
-		if err := k.create(ctx); err != nil {
+		if err := k.of.create(ctx); err != nil {
 			return nil, err
 		}
 		tx, err = k.begin(ctx, opts)
@@ -77,7 +75,10 @@ func (k *Marker) Begin(ctx context.Context, opts providers.TxOptions) (providers
 func (k *Marker) begin(ctx context.Context, opts providers.TxOptions) (providers.Tx, error) {
 	first := providers.Statement{SQL: insertSQL, Args: []any{k.key.String(), k.key.lock()}}
 	if starter, ok := k.of.pool.(providers.Starter); ok {
-		return starter.BeginWith(ctx, opts, first)
+		tx, err := starter.BeginWith(ctx, opts, first)
+		if !errors.Is(err, errors.ErrUnsupported) { // by what the pool stands on
+			return tx, err
+		}
 	}
 	tx, err := k.of.pool.Begin(ctx, opts)
 	if err != nil {

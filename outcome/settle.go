@@ -131,14 +131,14 @@ func (k *Marker) try(ctx context.Context) (Verdict, error) {
 	if hasCode(err, codeUndefinedTable) {
 		// The server that has taken over never heard of the table, so not of the
 		// transaction either.
-		if err := k.create(ctx); err != nil {
+		if err := k.of.create(ctx); err != nil {
 			return Undecided, err
 		}
 		verdict, err = k.ask(ctx)
 	}
 	if hasCode(err, codeLockNotAvailable) {
 		// Whoever may not do that waits for the server to find out.
-		_ = k.inTx(ctx, func(tx providers.Tx) error {
+		_ = k.of.inTx(ctx, func(tx providers.Tx) error {
 			_, err := tx.Exec(ctx, terminateSQL, k.key.lock())
 			return err
 		})
@@ -152,7 +152,7 @@ func (k *Marker) ask(ctx context.Context) (Verdict, error) {
 		return Undecided, errLate
 	}
 	verdict := Committed
-	err := k.inTx(ctx, func(tx providers.Tx) error {
+	err := k.of.inTx(ctx, func(tx providers.Tx) error {
 		call := &providers.Call{
 			Kind: providers.CallQuery, SQL: fenceSQL, Args: []any{k.key.String()}, InTx: true,
 			Scope: []providers.Setting{{Name: "lock_timeout", Value: lockTimeout}},

@@ -19,7 +19,7 @@ const (
 	// sweepBatch is how many rows one statement deletes.
 	sweepBatch = 10_000
 	// sweepTimeout bounds a sweep in the background.
-	sweepTimeout = time.Minute
+	sweepTimeout = 10 * time.Second
 )
 
 // sweepSQL deletes old markers. The server's own clock decides what is old; that
@@ -35,29 +35,27 @@ const sweepSQL = `delete from public.pgkeel_markers where key = any(array(
 // statement, and returns how many. Handles do so by themselves while they are used
 // with ExactlyOnce. Any number may do it at the same time.
 func Sweep(ctx context.Context, q providers.Querier) (int64, error) {
-	return sweep(ctx, q, sweepBatch)
+	return sweep(func() (int64, error) { return sweepOnce(ctx, q, sweepBatch) }, sweepBatch)
 }
 
-func sweep(ctx context.Context, q providers.Querier, batch int64) (int64, error) {
-	var all int64
+// sweep deletes batches for as long as there are full ones.
+func sweep(once func() (int64, error), batch int64) (all int64, err error) {
 	for {
-		tag, err := q.Exec(ctx, sweepSQL, Retention.Seconds(), batch)
-		if err != nil {
+		n, err := once()
+		if all += n; err != nil || n < batch {
 			return all, err
 		}
-		n := tag.RowsAffected()
-		if all += n; n < batch {
-			return all, nil
-		}
 	}
+}
+
+func sweepOnce(ctx context.Context, q providers.Querier, batch int64) (int64, error) {
+	tag, err := q.Exec(ctx, sweepSQL, Retention.Seconds(), batch)
+	return tag.RowsAffected(), err
 }
 
 // sweepIfDue sweeps in the background, with what the context says of the tenant:
 // each may have a database of its own.
 func (m *Markers) sweepIfDue(ctx context.Context) {
-	if providers.Held(ctx, m.pool) > 0 {
-		return // the pool would take the sweep for a part of the caller's chain
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
@@ -66,14 +64,20 @@ func (m *Markers) sweepIfDue(ctx context.Context) {
 	}
 	m.sweeping = true
 	m.due = now.Add(sweepEvery + rand.N(sweepEvery/2)) //nolint:gosec // to spread, not to hide
-	m.background.Go(func() { m.sweep(context.WithoutCancel(ctx)) })
+	m.background.Go(func() { m.sweep(providers.WithoutHeld(context.WithoutCancel(ctx))) })
 }
 
 func (m *Markers) sweep(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
 	defer context.AfterFunc(m.life, cancel)()
-	_, err := Sweep(ctx, m.pool)
+	_, err := sweep(func() (n int64, err error) {
+		err = m.inTx(ctx, func(tx providers.Tx) error {
+			n, err = sweepOnce(ctx, tx, sweepBatch)
+			return err
+		})
+		return n, err
+	}, sweepBatch)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sweeping = false

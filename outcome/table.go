@@ -53,8 +53,8 @@ func (e *TableError) Unwrap() error { return e.Err }
 func (e *TableError) Outcome() providers.Outcome { return providers.OutcomeNotSent }
 
 // create makes the table. Others can do so at the same time.
-func (k *Marker) create(ctx context.Context) error {
-	err := k.inTx(ctx, func(tx providers.Tx) error {
+func (m *Markers) create(ctx context.Context) error {
+	err := m.inTx(ctx, func(tx providers.Tx) error {
 		_, err := tx.Exec(ctx, DDL)
 		return err
 	})
@@ -96,10 +96,10 @@ func hasCode(err error, code string) bool {
 	return errors.As(err, &pg) && pg.Code == code
 }
 
-// inTx runs fn in a transaction beside the marker's own, which may write where that
-// one may.
-func (k *Marker) inTx(ctx context.Context, fn func(tx providers.Tx) error) error {
-	tx, err := k.of.pool.Begin(ctx, providers.TxOptions{Isolation: providers.ReadCommitted, Access: k.access})
+// inTx runs fn in a transaction of the package's own. That it writes is said
+// outright: sessions, and the context, may be for reading unless told otherwise.
+func (m *Markers) inTx(ctx context.Context, fn func(tx providers.Tx) error) error {
+	tx, err := m.pool.Begin(ctx, providers.TxOptions{Isolation: providers.ReadCommitted, Access: providers.ReadWrite})
 	if err != nil {
 		return err
 	}

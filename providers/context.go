@@ -57,6 +57,21 @@ func WithHeld(ctx context.Context, pool Pool) context.Context {
 	return context.WithValue(ctx, heldKey{pool}, Held(ctx, pool)+1)
 }
 
+// WithoutHeld returns a context that holds nothing, for what a call chain starts and
+// does not wait for.
+func WithoutHeld(ctx context.Context) context.Context { return holdingNothing{ctx} }
+
+type holdingNothing struct {
+	context.Context //nolint:containedctx // it is a context
+}
+
+func (c holdingNothing) Value(key any) any {
+	if _, ok := key.(heldKey); ok {
+		return nil
+	}
+	return c.Context.Value(key)
+}
+
 // Held returns how many connections of the pool the call chain holds.
 func Held(ctx context.Context, pool Pool) int {
 	n, _ := ctx.Value(heldKey{pool}).(int)

@@ -84,10 +84,20 @@ func TestHeldCountsPerPool(t *testing.T) {
 		{both, a, 2},
 		{both, b, 1},
 		{both, nil, 0},
+		{providers.WithoutHeld(both), a, 0},
+		{providers.WithHeld(providers.WithoutHeld(both), a), a, 1},
 		{providers.WithHeld(bg, nil), nil, 1},
 	} {
 		if got := providers.Held(tc.ctx, tc.pool); got != tc.want {
 			t.Errorf("Held(%v) = %d, want %d", tc.pool, got, tc.want)
 		}
+	}
+}
+
+// What a context says otherwise is not lost with what it holds.
+func TestWithoutHeldKeepsTheRest(t *testing.T) {
+	ctx := providers.WithHeld(providers.WithTenantID(context.Background(), "acme"), nil)
+	if id, ok := providers.GetTenantID(providers.WithoutHeld(ctx)); id != "acme" || !ok {
+		t.Errorf("%q, %v", id, ok)
 	}
 }
