@@ -369,7 +369,7 @@ func TestDirectoryTableOfARealDatabase(t *testing.T) {
 func TestPoolForThoseWhoNeedIt(t *testing.T) {
 	dsns := newTenantDBs(t, 2)
 	r := openRouter(t, newTowns(map[string]string{"a": dsns[0], "b": dsns[1]}),
-		providers.Config{AcquireTimeout: 50 * time.Millisecond, Pool: providers.PoolStrategy{MaxSize: 1}}, MaxConnections(1))
+		providers.Config{AcquireTimeout: testPatience, Pool: providers.PoolStrategy{MaxSize: 1}}, MaxConnections(1))
 	pool, release, err := r.PoolFor(as(t.Context(), "a"))
 	if err != nil {
 		t.Fatal(err)
@@ -378,7 +378,9 @@ func TestPoolForThoseWhoNeedIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := homeOf(as(t.Context(), "b"), r); !errors.Is(err, providers.ErrPoolExhausted) {
+	short, cancel := context.WithTimeout(as(t.Context(), "b"), 50*time.Millisecond)
+	defer cancel()
+	if _, err := homeOf(short, r); !errors.Is(err, providers.ErrPoolExhausted) {
 		t.Errorf("the limit is one: %v", err)
 	}
 	conn.Release()
