@@ -95,6 +95,7 @@ func execute(t *testing.T, dsn string, statements ...string) {
 // The primary is killed, a standby promoted, and the former primary started again. A
 // role without any privilege sees the same, but what a standby receives.
 func TestFailoverIsSeen(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{Standbys: 2})
 	nodes, dsns := c.Nodes(), dsnsOf(c)
 	execute(t, dsns[0], `create role plain login`)
@@ -166,6 +167,7 @@ func TestFailoverIsSeen(t *testing.T) {
 
 // What happens to servers that all stay what they are.
 func TestServersInTrouble(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{Standbys: 2})
 	t.Run("PausedPrimary", func(t *testing.T) { pausedPrimary(t, c) })
 	t.Run("PausedReplay", func(t *testing.T) { pausedReplay(t, c) })

@@ -796,3 +796,30 @@ func TestOptionsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// What an error says of the servers.
+func TestWords(t *testing.T) {
+	inWorld(t, Options{}, func(t *testing.T, w *world, m *monitor, _ *record) {
+		for _, tc := range []struct {
+			want   string
+			change func(s *fakeNode)
+		}{
+			{"b:1: standby", func(*fakeNode) {}},
+			{"b:1: standby, receives nothing", func(s *fakeNode) { s.receiving = false }},
+			{"b:1: belongs to another cluster", func(s *fakeNode) { s.system = "two" }},
+			{"b:1: no answer in time", func(s *fakeNode) { s.hangs = true }},
+			{"b:1: FATAL: sorry, too many clients", func(s *fakeNode) { s.down = errSlots }},
+			{"b:1: primary on timeline 1", func(s *fakeNode) { s.standby = false }},
+			{"p:1: primary on timeline 1, which is not used because 2 is known", func(s *fakeNode) { s.timeline = 2 }},
+		} {
+			w.set(func(at map[string]*fakeNode) {
+				*at["b:1"] = fakeNode{standby: true, timeline: 1, position: 1000, receiving: true, system: "one", started: 2, takes: time.Millisecond}
+				tc.change(at["b:1"])
+			})
+			<-time.After(5 * time.Second)
+			if known := strings.Join(m.known(), "; "); !strings.Contains(known, tc.want) {
+				t.Errorf("%q is not in %q", tc.want, known)
+			}
+		}
+	})
+}

@@ -53,10 +53,16 @@ type Opener func(ctx context.Context, cfg providers.Config) (providers.Pool, err
 
 // Options say how several servers of one database are watched and used. The zero
 // Options are valid: the servers are then the hosts of the DSN.
+//
+// The role that connects needs no privilege. Without pg_read_all_stats (or
+// pg_monitor), though, it does not see the timeline that a standby receives, but only
+// the one in the standby's control file: after a failover the standby is read from
+// when its next restart point is complete, which takes up to checkpoint_timeout.
+// A standby that is fed by an archive alone is not read from: it receives nothing.
 type Options struct {
-	// Heartbeat is how often each server is looked at, give or take a tenth. While
-	// no primary is known the looks follow each other every 50 ms. Default: 1 s. At
-	// least 10 ms.
+	// Heartbeat is how often each server is looked at, or up to a tenth sooner. While
+	// no primary is known the looks follow each other every 50 ms, and those at a
+	// server that does not answer every 200 ms. Default: 1 s. At least 10 ms.
 	Heartbeat time.Duration
 	// ProbeTimeout bounds one look, the time to connect included. Default: 1 s.
 	ProbeTimeout time.Duration
