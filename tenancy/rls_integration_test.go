@@ -220,13 +220,18 @@ func TestTenantConcurrencyLeavesRoomForOthers(t *testing.T) {
 
 func TestTenantStatementTimeoutOnTheServer(t *testing.T) {
 	s := orders(t)
-	pool := mustOpen(t, RLS("app.tenant_id", TenantStatementTimeout(20*time.Millisecond)), providers.Config{DSN: s.appDSN})
-	_, err := pool.Exec(tenant(t, "a"), `select pg_sleep(20)`)
-	if pg := providers.NewPGError(err); pg == nil || pg.Code != "57014" {
-		t.Error(err)
-	}
-	if got := value[string](bypass(t), t, pool, `show statement_timeout`); got != "0" {
-		t.Errorf("the bypass has %s", got)
+	limit := TenantStatementTimeout(20 * time.Millisecond)
+	for name, pool := range map[string]providers.Pool{
+		"rls":      mustOpen(t, RLS("app.tenant_id", limit), providers.Config{DSN: s.appDSN}),
+		"database": openRouter(t, newTowns(map[string]string{"a": s.dsn}), providers.Config{}, AdminDSN(s.dsn), limit),
+	} {
+		_, err := pool.Exec(tenant(t, "a"), `select pg_sleep(20)`)
+		if pg := providers.NewPGError(err); pg == nil || pg.Code != "57014" {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := value[string](bypass(t), t, pool, `show statement_timeout`); got != "0" {
+			t.Errorf("%s: the bypass has %s", name, got)
+		}
 	}
 }
 
