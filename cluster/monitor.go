@@ -52,8 +52,9 @@ type monitor struct {
 	closed bool
 	// changed is closed when a look has ended.
 	changed chan struct{}
-	// events are the calls that are due once the mutex is free.
-	events []func()
+	// events are the calls that are due once the mutex is free, and then lines what is
+	// to be in the log.
+	events, lines []func()
 	writing
 	history history
 	// discovery is how the last question for hosts failed.
@@ -228,12 +229,18 @@ func (m *monitor) publish(anyway bool) {
 
 // unlock frees the mutex, and then calls what is due.
 func (m *monitor) unlock() {
-	events := m.events
-	m.events = nil
+	events := slices.Concat(m.events, m.lines)
+	m.events, m.lines = nil, nil
 	m.mu.Unlock()
 	for _, call := range events {
 		call()
 	}
+}
+
+// say writes to the log once the mutex is free: the user's handler may be slow, or
+// use the handle.
+func (m *monitor) say(level slog.Level, text string, args ...any) {
+	m.lines = append(m.lines, func() { m.log.Log(context.Background(), level, "pgkeel: cluster: "+text, args...) })
 }
 
 // close ends all looks, and waits for them. It may be called twice, and without

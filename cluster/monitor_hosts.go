@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -76,13 +77,13 @@ func (m *monitor) discover(ctx context.Context, first bool) error {
 // again.
 func (m *monitor) noteDiscovery(err error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	switch {
 	case err != nil && m.discovery == nil:
-		m.log.Warn("pgkeel: cluster: discovery failed; the hosts that are known stay",
+		m.say(slog.LevelWarn, "discovery failed; the hosts that are known stay",
 			"error", providers.Redact(err.Error(), m.cfg.DSN))
 	case err == nil && m.discovery != nil:
-		m.log.Info("pgkeel: cluster: discovery works again")
+		m.say(slog.LevelInfo, "discovery works again")
 	}
 	m.discovery = err
 }
@@ -176,7 +177,7 @@ func (m *monitor) join(t endpoint) *peer {
 	w := &peer{address: t.address, server: newServer(t), kick: make(chan struct{}, 1)}
 	w.life, w.end = context.WithCancel(m.life)
 	m.background.Go(func() { m.watch(w) })
-	m.log.Info("pgkeel: cluster: server is watched", "server", w.address)
+	m.say(slog.LevelInfo, "server is watched", "server", w.address)
 	return w
 }
 
@@ -184,7 +185,7 @@ func (m *monitor) join(t endpoint) *peer {
 func (m *monitor) leave(w *peer) {
 	w.end()
 	w.fit = false
-	m.log.Info("pgkeel: cluster: server is no host any more", "server", w.address)
+	m.say(slog.LevelInfo, "server is no host any more", "server", w.address)
 	m.gone(w)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -118,7 +119,7 @@ func (m *monitor) recognize(w *peer) {
 	}
 	foreign := m.system != "" && w.last.system != m.system
 	if foreign && !w.foreign {
-		m.log.Error("pgkeel: cluster: a server belongs to another cluster and is not used",
+		m.say(slog.LevelError, "a server belongs to another cluster and is not used",
 			"server", w.address, "system", w.last.system, "expected", m.system)
 	}
 	w.foreign = foreign
@@ -178,10 +179,10 @@ func (m *monitor) measure() {
 // tell notes in the log that a server is fit or not.
 func (m *monitor) tell(w *peer) {
 	if w.fit {
-		m.log.Info("pgkeel: cluster: replica is read from", "server", w.address)
+		m.say(slog.LevelInfo, "replica is read from", "server", w.address)
 		return
 	}
-	m.log.Warn("pgkeel: cluster: replica is not read from", "server", w.address, "reason", w.problem)
+	m.say(slog.LevelWarn, "replica is not read from", "server", w.address, "reason", w.problem)
 }
 
 // gone tells that connections for reading from a server are of no use any more.

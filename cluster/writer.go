@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -53,11 +54,11 @@ func (m *monitor) decide(looked *peer, began time.Time) (settled bool) {
 		if was.primary() {
 			m.endSessions() // it is on an old timeline
 		}
-		m.log.Warn("pgkeel: cluster: the primary is lost", "server", was.address, "reason", m.why(was))
+		m.say(slog.LevelWarn, "the primary is lost", "server", was.address, "reason", m.why(was))
 		m.search()
 	}
 	if m.writer != nil && m.writer != was {
-		m.log.Info("pgkeel: cluster: primary found", "server", m.writer.address, "timeline", m.timeline, "epoch", m.epochs)
+		m.say(slog.LevelInfo, "primary found", "server", m.writer.address, "timeline", m.timeline, "epoch", m.epochs)
 		m.askForHosts()
 	}
 	m.alarm()
@@ -237,7 +238,7 @@ func (m *monitor) alarm() {
 	if m.writer != nil {
 		used = m.writer.address
 	}
-	m.log.Error("pgkeel: cluster: more than one server takes writes; stop all but the one on the newest timeline",
+	m.say(slog.LevelError, "more than one server takes writes; stop all but the one on the newest timeline",
 		"servers", strings.Join(names, ", "), "used", used)
 }
 
