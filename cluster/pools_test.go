@@ -151,7 +151,7 @@ func TestCloseWhileDraining(t *testing.T) {
 		defer cancel()
 		begun := time.Now()
 		var forced *providers.CloseError
-		if err := s.Cluster.Close(ctx); !errors.As(err, &forced) || time.Since(begun) != time.Second {
+		if err := s.Close(ctx); !errors.As(err, &forced) || time.Since(begun) != time.Second {
 			t.Errorf("%v after %s", err, time.Since(begun))
 		}
 		s.closeErr = nil                // the test's own end asks again
