@@ -3,6 +3,7 @@ package pgkeel_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -63,6 +64,9 @@ func direct(t *testing.T, dsn string) *pgx.Conn {
 	return conn
 }
 
+// statementWriters write by single statements.
+const statementWriters = 50
+
 // An entry is what one write adds to the ledger.
 type entry struct{ writer, n int }
 
@@ -82,15 +86,19 @@ type books struct {
 	progress []int             // acknowledgements of each writer
 }
 
-// write has writers and readers work through the handle until end is called.
-func write(t *testing.T, db *pgkeel.DB, writers, readers int) *books {
+// write has writers of statements and of transactions, and readers, work through the
+// handle until end is called.
+func write(t *testing.T, db *pgkeel.DB, transactions, readers int) *books {
 	mustExec(t, db, `truncate ledger`)
 	l := &books{
 		t: t, db: db, stop: make(chan struct{}),
-		acked: map[entry]bool{}, unknown: map[entry]error{}, first: map[int]time.Time{}, progress: make([]int, writers),
+		acked: map[entry]bool{}, unknown: map[entry]error{}, first: map[int]time.Time{}, progress: make([]int, statementWriters+transactions),
 	}
-	for w := range writers {
+	for w := range statementWriters {
 		l.every(20*time.Millisecond, func(ctx context.Context, n int) { l.add(ctx, entry{w, n}) })
+	}
+	for w := range transactions {
+		l.every(20*time.Millisecond, func(ctx context.Context, n int) { l.transact(ctx, entry{statementWriters + w, n}) })
 	}
 	for range readers {
 		l.every(20*time.Millisecond, func(ctx context.Context, _ int) { l.read(ctx) })
@@ -118,8 +126,29 @@ func (l *books) every(interval time.Duration, do func(ctx context.Context, n int
 	})
 }
 
+// toLedger returns the port of the server that wrote.
+const toLedger = `insert into ledger values ($1, $2) returning current_setting('port')::int`
+
+// add writes by a single statement, whose outcome can remain unknown.
 func (l *books) add(ctx context.Context, e entry) {
-	port, err := pgkeel.One[int](ctx, l.db, `insert into ledger values ($1, $2) returning current_setting('port')::int`, e.writer, e.n)
+	port, err := pgkeel.One[int](ctx, l.db, toLedger, e.writer, e.n)
+	l.note(e, port, err)
+}
+
+// transact writes exactly once, which leaves no error to be had.
+func (l *books) transact(ctx context.Context, e entry) {
+	var port int
+	err := l.db.RunTx(ctx, func(ctx context.Context, tx pgkeel.Tx) (err error) {
+		port, err = pgkeel.One[int](ctx, tx, toLedger, e.writer, e.n)
+		return err
+	}, pgkeel.TxOptions{ExactlyOnce: true, MaxAttempts: 1000, RetryBudget: time.Minute})
+	if err != nil {
+		err = fmt.Errorf("exactly once: %w", err)
+	}
+	l.note(e, port, err)
+}
+
+func (l *books) note(e entry, port int, err error) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,7 +159,7 @@ func (l *books) add(ctx context.Context, e entry) {
 		if l.first[port].IsZero() {
 			l.first[port] = now
 		}
-	case pgkeel.OutcomeOf(err) == pgkeel.OutcomeUnknown:
+	case pgkeel.OutcomeOf(err) == pgkeel.OutcomeUnknown && e.writer < statementWriters:
 		l.unknown[e] = err
 	default:
 		l.refused = append(l.refused, err)
@@ -300,7 +329,7 @@ func TestPatroni(t *testing.T) {
 // fifty writers go on with that as soon as it lets them. Then it comes back; one that
 // hung believes for a moment that it is still the primary.
 func outlivesThePrimary(t *testing.T, p *pgtest.Patroni, strike, heal func(*pgtest.PatroniNode) error) {
-	l := write(t, openDSN(t, p.DSN(""), pgkeel.WithCluster(cluster.Options{}), pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: 20})), 50, 0)
+	l := write(t, openDSN(t, p.DSN(""), pgkeel.WithCluster(cluster.Options{}), pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: 20})), 10, 0)
 	l.goesOn()
 	var gaps []time.Duration
 	for range faultRuns(t) {
@@ -329,7 +358,7 @@ func hearsOfNoSwitchover(t *testing.T, p *pgtest.Patroni) {
 	db := openDSN(t, p.Nodes()[0].DSN(""),
 		pgkeel.WithCluster(cluster.Options{Discovery: cluster.Patroni(p.RESTURLs()...)}),
 		pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: 20}))
-	l := write(t, db, 50, 10)
+	l := write(t, db, 10, 10)
 	l.goesOn()
 	var gaps []time.Duration
 	for range faultRuns(t) {
