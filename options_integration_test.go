@@ -195,7 +195,7 @@ func TestEveryOptionHasAnEffect(t *testing.T) {
 }
 
 // shownElsewhere are the options whose effect a file of their own shows.
-var shownElsewhere = []string{"WithOpener", "WithPipelining", "WithTenancy"}
+var shownElsewhere = []string{"WithCluster", "WithOpener", "WithPipelining", "WithReplicas", "WithTenancy"}
 
 // optionNames reads the options from the source.
 func optionNames(t *testing.T) (names []string) {
