@@ -83,8 +83,21 @@ func (w *pingWatcher) HandleCancel(ctx context.Context) {
 	s.pool.pool.Reset()
 	// Without an answer pgx would take long to send a cancel request after it,
 	// and keep the place in the pool meanwhile.
-	s.config.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, errBlackHole }
+	s.silent.Store(true)
 	_ = w.conn.Conn().Close()
+}
+
+// dialUnlessSilent has no request to cancel go to a server that did not answer a
+// ping. The driver sends it while the ping is being ended, so what it dials with is
+// there from the beginning.
+func (s *session) dialUnlessSilent() {
+	dial := s.config.DialFunc
+	s.config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if s.silent.Load() {
+			return nil, errBlackHole
+		}
+		return dial(ctx, network, addr)
+	}
 }
 
 var errBlackHole = errors.New("the server did not answer a ping")

@@ -140,6 +140,9 @@ func (p *Pool) connected(ctx context.Context, conn *pgx.Conn) error {
 	s := &session{pool: p, conn: conn, pid: conn.PgConn().PID(), epoch: epochOf(conn)}
 	s.statement.handler = p.onEnd(conn.PgConn())
 	s.config, _ = conn.PgConn().CustomData()[configKey].(*pgx.ConnConfig)
+	if s.config != nil {
+		s.dialUnlessSilent()
+	}
 	conn.PgConn().CustomData()[sessionKey] = s
 	s.count()
 	if err := p.register(s); err != nil {

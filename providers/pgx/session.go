@@ -41,6 +41,8 @@ type session struct {
 	// copying interrupts what feeds the COPY under way; only the goroutine that
 	// holds the connection touches it. nil without one.
 	copying func()
+	// silent says that the server did not answer a ping.
+	silent atomic.Bool
 	// copied are the columns of the tables into which rows were copied.
 	copied map[string][]pgconn.FieldDescription
 	// raw says that it was taken from the unwrapped pool, and scope what for; only
