@@ -1,7 +1,6 @@
 package faulttests
 
 import (
-	"context"
 	"time"
 
 	"github.com/pgkeel/pgkeel/pgtest/fault"
@@ -118,13 +117,4 @@ func (s *stage) promote(cutOff bool) {
 	s.must(s.servers.WaitCaughtUp(ctx))
 	s.join(added)
 	s.proxy(old).Cut()
-}
-
-// whole waits until a write and a read through the handle succeed.
-func (s *stage) whole() {
-	ctx, cancel := context.WithTimeout(s.t.Context(), 60*time.Second)
-	defer cancel()
-	if _, err := s.db.Exec(ctx, `select 1`); err != nil {
-		s.t.Fatalf("the handle did not recover: %v", err)
-	}
 }
