@@ -20,8 +20,10 @@ func (c *Cluster) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 
 // QueryRow runs sql as Query does and returns its first row. Errors wait for Scan.
 func (c *Cluster) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	rows, _ := c.query(ctx, sql, args, nil) // its error is the rows' own
-	return (*row)(rows)
+	r := &row{sql: sql, args: args}
+	r.statement(ctx, c)
+	r.send()
+	return r
 }
 
 // Exec runs sql as Query does.

@@ -177,17 +177,3 @@ func (r *rows) Restart() bool {
 	_ = r.ask() // its error waits for Err
 	return true
 }
-
-// row is rows of which only the first is read.
-type row rows
-
-// Scan reads the first row into dest. Without a row the error is [pgx.ErrNoRows].
-func (r *row) Scan(dest ...any) error {
-	rs := (*rows)(r)
-	for {
-		err := providers.ScanFirst(rs, dest)
-		if err == nil || !rs.Restart() {
-			return err
-		}
-	}
-}

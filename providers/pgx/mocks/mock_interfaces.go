@@ -752,3 +752,78 @@ func (mr *MockUnwrapperMockRecorder) Unwrap() *gomock.Call {
 	mr.mock.ctrl.T.Helper()
 	return mr.mock.ctrl.RecordCallWithMethodType(mr.mock, "Unwrap", reflect.TypeOf((*MockUnwrapper)(nil).Unwrap))
 }
+
+// MockStarter is a mock of Starter interface.
+type MockStarter struct {
+	ctrl     *gomock.Controller
+	recorder *MockStarterMockRecorder
+	isgomock struct{}
+}
+
+// MockStarterMockRecorder is the mock recorder for MockStarter.
+type MockStarterMockRecorder struct {
+	mock *MockStarter
+}
+
+// NewMockStarter creates a new mock instance.
+func NewMockStarter(ctrl *gomock.Controller) *MockStarter {
+	mock := &MockStarter{ctrl: ctrl}
+	mock.recorder = &MockStarterMockRecorder{mock}
+	return mock
+}
+
+// EXPECT returns an object that allows the caller to indicate expected use.
+func (m *MockStarter) EXPECT() *MockStarterMockRecorder {
+	return m.recorder
+}
+
+// BeginWith mocks base method.
+func (m *MockStarter) BeginWith(ctx context.Context, opts providers.TxOptions, first providers.Statement) (providers.Tx, error) {
+	m.ctrl.T.Helper()
+	ret := m.ctrl.Call(m, "BeginWith", ctx, opts, first)
+	ret0, _ := ret[0].(providers.Tx)
+	ret1, _ := ret[1].(error)
+	return ret0, ret1
+}
+
+// BeginWith indicates an expected call of BeginWith.
+func (mr *MockStarterMockRecorder) BeginWith(ctx, opts, first any) *gomock.Call {
+	mr.mock.ctrl.T.Helper()
+	return mr.mock.ctrl.RecordCallWithMethodType(mr.mock, "BeginWith", reflect.TypeOf((*MockStarter)(nil).BeginWith), ctx, opts, first)
+}
+
+// MockEvictor is a mock of Evictor interface.
+type MockEvictor struct {
+	ctrl     *gomock.Controller
+	recorder *MockEvictorMockRecorder
+	isgomock struct{}
+}
+
+// MockEvictorMockRecorder is the mock recorder for MockEvictor.
+type MockEvictorMockRecorder struct {
+	mock *MockEvictor
+}
+
+// NewMockEvictor creates a new mock instance.
+func NewMockEvictor(ctrl *gomock.Controller) *MockEvictor {
+	mock := &MockEvictor{ctrl: ctrl}
+	mock.recorder = &MockEvictorMockRecorder{mock}
+	return mock
+}
+
+// EXPECT returns an object that allows the caller to indicate expected use.
+func (m *MockEvictor) EXPECT() *MockEvictorMockRecorder {
+	return m.recorder
+}
+
+// Evict mocks base method.
+func (m *MockEvictor) Evict() {
+	m.ctrl.T.Helper()
+	m.ctrl.Call(m, "Evict")
+}
+
+// Evict indicates an expected call of Evict.
+func (mr *MockEvictorMockRecorder) Evict() *gomock.Call {
+	mr.mock.ctrl.T.Helper()
+	return mr.mock.ctrl.RecordCallWithMethodType(mr.mock, "Evict", reflect.TypeOf((*MockEvictor)(nil).Evict))
+}
