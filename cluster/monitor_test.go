@@ -71,7 +71,7 @@ func TestFailover(t *testing.T) {
 }
 
 // Without any traffic the heartbeat finds out.
-func TestHeartbeatFindsOut(t *testing.T) {
+func TestTrap36HeartbeatFindsOut(t *testing.T) {
 	inWorld(t, Options{}, func(t *testing.T, w *world, m *monitor, _ *record) {
 		w.set(func(at map[string]*fakeNode) { at["p:1"].down, at["a:1"].down = errRefused, errRefused })
 		<-time.After(DefaultHeartbeat + 200*time.Millisecond)
@@ -408,7 +408,7 @@ func TestTroubleOfAReplica(t *testing.T) {
 
 // TRAPS 37: lag is the age of the newest position of the primary that a standby has
 // reached, and it grows while the primary cannot be seen.
-func TestLag(t *testing.T) {
+func TestTrap37Lag(t *testing.T) {
 	inWorld(t, Options{MaxLag: 5 * time.Second}, func(t *testing.T, w *world, m *monitor, _ *record) {
 		write := func() { // 20 MB a second; b is cut off
 			w.set(func(at map[string]*fakeNode) {
@@ -644,7 +644,7 @@ func (f *found) asked() int {
 }
 
 // Hosts come and go while the handle is open; a discovery that fails changes nothing.
-func TestDiscovery(t *testing.T) {
+func TestTrap42Discovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		d := &found{hosts: []Host{{Address: "a:1", Zone: "east"}}}

@@ -238,7 +238,7 @@ func TestReplicaFaultsFailNoRead(t *testing.T) {
 
 // Writes wait for the new primary, and go on there: also those of who uses the pool
 // underneath. None fails that certainly was not sent.
-func TestWritesFollowThePrimary(t *testing.T) {
+func TestTrap35WritesFollowThePrimary(t *testing.T) {
 	nodes := pgtest.New(t, pgtest.Options{Standbys: 1})
 	old := nodes.Primary()
 	c := openNodes(t, providers.Config{}, quick, dsnsOf(nodes)...)
@@ -311,7 +311,7 @@ func TestWritesFollowThePrimary(t *testing.T) {
 
 // A session sees what it wrote, and no less than it saw, whatever its replicas have
 // replayed.
-func TestSessionsSeeTheirOwn(t *testing.T) {
+func TestTrap39SessionsSeeTheirOwn(t *testing.T) {
 	nodes := pgtest.New(t, pgtest.Options{Standbys: 2})
 	c := openNodes(t, providers.Config{}, quick, dsnsOf(nodes)...)
 	_, err := c.Exec(t.Context(), "create table t (n int)")

@@ -112,7 +112,7 @@ func TestSessionInDoubt(t *testing.T) {
 }
 
 // A session of an older timeline needs what survived, and what it saw.
-func TestSessionOfAnOlderTimeline(t *testing.T) {
+func TestTrap38SessionOfAnOlderTimeline(t *testing.T) {
 	s, session, ctx := sessionStage(t, "a")
 	s.replace(func(v *view) { v.timeline, v.start = 2, 150 })
 	s.at("a", standbyAt(140))

@@ -23,7 +23,7 @@ func read(ctx context.Context, q providers.Querier, sql string) (from string, er
 
 // Where each operation goes, by what its context and options say, and never by its
 // text.
-func TestRoutes(t *testing.T) {
+func TestTrap40Routes(t *testing.T) {
 	query := func(sql string) func(ctx context.Context, c *Cluster) error {
 		return func(ctx context.Context, c *Cluster) error {
 			_, err := read(ctx, c, sql)

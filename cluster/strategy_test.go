@@ -61,7 +61,7 @@ func TestEqualShares(t *testing.T) {
 	}
 }
 
-func TestRoundRobin(t *testing.T) {
+func TestTrap41RoundRobin(t *testing.T) {
 	s, r := RoundRobin(), replicasAt(Host{}, Host{}, Host{})
 	for i := range 9 {
 		if got := s.Choose(r); got != i%3 {
