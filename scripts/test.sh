@@ -23,7 +23,7 @@ fi
 # Two packages at a time: each starts clusters of its own. Their servers have
 # sessions of their own, and a watchdog that ends them with the test program.
 status=0
-guarded go test -race -p "${PARALLEL:-2}" -timeout 8m "${cover[@]}" "$@" "${patterns[@]}" || status=$?
+guarded go test -race -p "${PARALLEL:-2}" -timeout 15m "${cover[@]}" "$@" "${patterns[@]}" || status=$?
 
 [ -z "${COVER:-}" ] || scripts/coverage.sh "$profile"
 exit "$status"
