@@ -27,6 +27,9 @@ func (db *DB) attemptOnce(ctx context.Context, fn func(context.Context, Tx) erro
 	err := db.attempt(ctx, fn, opts, marker)
 	doubt := inDoubt(err)
 	if doubt == nil {
+		if err == nil {
+			db.markers.SweepIfDue(ctx)
+		}
 		return err
 	}
 	verdict, why := marker.Settle(ctx, budget)

@@ -68,7 +68,6 @@ func (k *Marker) Begin(ctx context.Context, opts providers.TxOptions) (providers
 	if err != nil {
 		return nil, explain(err)
 	}
-	k.of.sweepIfDue(ctx)
 	return tx, nil
 }
 

@@ -53,9 +53,10 @@ func sweepOnce(ctx context.Context, q providers.Querier, batch int64) (int64, er
 	return tag.RowsAffected(), err
 }
 
-// sweepIfDue sweeps in the background, with what the context says of the tenant:
-// each may have a database of its own.
-func (m *Markers) sweepIfDue(ctx context.Context) {
+// SweepIfDue sweeps in the background if the last time was long ago, with what the
+// context says of the tenant: each may have a database of its own. It is for who has
+// just ended a transaction, so that nobody's waits for a connection because of it.
+func (m *Markers) SweepIfDue(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()

@@ -99,6 +99,7 @@ func TestAHandleInUseSweeps(t *testing.T) {
 	m, pool := withTable(t)
 	mustExec(t, pool, oldSQL, 3, "2 days", "2 days")
 	mustCommit(t, mustBegin(t, m.New()))
+	m.SweepIfDue(t.Context())
 	eventually(t, "the old ones are gone", func() bool { return value[int](t, pool, countSQL) == 1 })
 	eventually(t, "the sweep is over", func() bool { m.mu.Lock(); defer m.mu.Unlock(); return !m.sweeping })
 	m.mu.Lock()
@@ -109,6 +110,7 @@ func TestAHandleInUseSweeps(t *testing.T) {
 	}
 	mustExec(t, pool, oldSQL, 3, "2 days", "2 days")
 	mustCommit(t, mustBegin(t, m.New()))
+	m.SweepIfDue(t.Context())
 	m.Stop()
 	m.Wait()
 	if n := value[int](t, pool, countSQL); n != 5 {
@@ -118,6 +120,7 @@ func TestAHandleInUseSweeps(t *testing.T) {
 	m.due = time.Now()
 	m.mu.Unlock()
 	mustCommit(t, mustBegin(t, m.New()))
+	m.SweepIfDue(t.Context())
 	m.Wait()
 	if n := value[int](t, pool, countSQL); n != 6 {
 		t.Errorf("%d: it swept after Stop", n)
@@ -133,6 +136,7 @@ func TestASweepThatFails(t *testing.T) {
 	mustExec(t, pool, "create function refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$;"+
 		"create trigger refuse before delete on public.pgkeel_markers execute function refuse()")
 	mustCommit(t, mustBegin(t, m.New()))
+	m.SweepIfDue(t.Context())
 	m.Wait()
 	if got := log.String(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "could not be deleted") {
 		t.Errorf("%q", got)
@@ -145,7 +149,7 @@ func TestASweepThatFails(t *testing.T) {
 	m.mu.Lock()
 	m.due = time.Time{}
 	m.mu.Unlock()
-	m.sweepIfDue(t.Context())
+	m.SweepIfDue(t.Context())
 	eventually(t, "it waits", func() bool {
 		return value[int](t, blocker, "select count(*)::int from pg_locks where not granted and relation = 'public.pgkeel_markers'::regclass") > 0
 	})
