@@ -55,7 +55,8 @@ func TestTheDemoHoldsEveryCheck(t *testing.T) {
 		`✓ no row came twice, none is missing`,
 		`8 connections killed while 16 callers read; the pool was whole again after`,
 		`✓ an idle connection, killed, was replaced`,
-		`✓ its error says that it was rolled back, and it was not run again`,
+		`✓ a transaction whose connection was killed before its second statement was run again as a whole`,
+		`✓ and what it did is there once`,
 		`✓ the caller was free after .*: context deadline`,
 		`[\d,]+ notifications sent while the listener's connection was killed 10 times`,
 		`✓ [\d,]+ heard, [\d,]+ missing, each of them at one of \d+ gaps? that w`,
@@ -63,7 +64,10 @@ func TestTheDemoHoldsEveryCheck(t *testing.T) {
 		`✓ without a deadline the server's own limit ends it: statement_timeout`,
 		`correlation\s+id\s+order\s+41`, // the quote may break anywhere
 		`✓ no more callers failed than connections were killed, and each was told: \d of 8`,
-		`✓ all 171,075 places are there, and the same to the last character`,
+		`✓ 200 times a session wrote and read at once, [1-9]\d* of these on the standby: it always saw its write`,
+		`✓ Reader\(\) reads from the standby: all 171,075 places are there, and the same to the last character`,
+		`nobody's count was acknowledged for .*; the new primary's first one came .* after it took writes`,
+		`✓ ([\d,]+) counts were acknowledged, and the counter says [\d,]+: none lost, none twice`,
 		`cannot execute DELETE in a read-only transaction`,
 		`operation +count +a second +p50 +p95 +p99`,
 		`primary, acquired `,
@@ -190,7 +194,7 @@ func TestWhatIsWrongIsFoundOut(t *testing.T) {
 		"a wrong name":  {`update cities set name = name || '!'`, "Reads", "Reads: every answer is what the source says: "},
 		"a wrong place": {`update cities set lat = lat + 1`, "Pipelining", "Pipelining: the scene ran to its end: One: a crowd on a bare pool: the answer is not what"},
 		"a lost row":    {`delete from cities where id = (select min(id) from cities where country = 'FI')`, "Tenants", "Tenants: the owner, whom no policy binds"},
-		"a missing row": {`delete from cities where id = 7`, "Replica", "Replica: all 171,074 places are there"},
+		"a missing row": {`delete from cities where id = 7`, "Replica", "Replica: Reader() reads from the standby: all 171,074 places are there"},
 		"a lost table":  {`alter table cities rename to gone`, "Killed connections", "Killed connections: the scene ran to its end: kill all connections: relation "},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -218,6 +222,9 @@ func TestNoSceneHoldsOnHandlesThatAreClosed(t *testing.T) {
 	}
 	e.places = []place{{ID: 1}}
 	for _, s := range scenes() {
+		if s.name == "Failover" {
+			continue // it has servers and a handle of its own
+		}
 		t.Run(s.name, func(t *testing.T) {
 			before := len(e.out.failures())
 			if err := s.play(t.Context(), e); err == nil && len(e.out.failures()) == before {

@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,7 +25,8 @@ func failover(ctx context.Context, e *environment) error {
 	defer func() { _ = servers.Close(context.WithoutCancel(ctx)) }()
 	primary, standby := servers.Primary(), servers.Standbys()[0]
 	db, err := e.open(ctx, "", primary, appName+"-failover",
-		pgkeel.WithReplicas(standby.DSN("")), pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: poolSize}))
+		pgkeel.WithReplicas(standby.DSN("")), pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: poolSize}),
+		pgkeel.WithLogger(slog.New(slog.DiscardHandler))) // the loss is the point here
 	if err != nil {
 		return err
 	}
