@@ -193,7 +193,7 @@ func TestWhatIsWrongIsFoundOut(t *testing.T) {
 	}{
 		"a wrong name":  {`update cities set name = name || '!'`, "Reads", "Reads: every answer is what the source says: "},
 		"a wrong place": {`update cities set lat = lat + 1`, "Pipelining", "Pipelining: the scene ran to its end: One: a crowd on a bare pool: the answer is not what"},
-		"a lost row":    {`delete from cities where id = (select min(id) from cities where country = 'FI')`, "Tenants", "Tenants: the owner, whom no policy binds"},
+		"a lost row":    {`delete from cities where id = (select min(id) from cities where country = 'FI')`, "Tenants", "Tenants: "},
 		"a missing row": {`delete from cities where id = 7`, "Replica", "Replica: Reader() reads from the standby: all 171,074 places are there"},
 		"a lost table":  {`alter table cities rename to gone`, "Killed connections", "Killed connections: the scene ran to its end: kill all connections: relation "},
 	} {
