@@ -347,11 +347,12 @@ func (p *Pool) execHeld(ctx context.Context, st *statement, scope []providers.Se
 	return st.exec(ctx)
 }
 
-// orderOfTx is what the context holds a transaction to that begins with it.
+// orderOfTx is what the context holds a transaction to that begins with it. What
+// the context declares of its statements does not keep the transaction from writing.
 func (p *Pool) orderOfTx(ctx context.Context, s *session, opts providers.TxOptions) *order {
 	o := p.orderOf(ctx, s, "")
-	if o != nil && opts.Access == providers.ReadOnly {
-		o.reads = true
+	if o != nil {
+		o.reads = opts.Access == providers.ReadOnly || p.cfg.ReadOnly && opts.Access != providers.ReadWrite
 	}
 	return o
 }

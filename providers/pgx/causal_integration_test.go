@@ -259,16 +259,10 @@ func TestCausalityWithALossAtEachMessage(t *testing.T) {
 		"rows": func(ctx context.Context, p *Pool) error {
 			return p.QueryRow(ctx, "insert into t values ($1) returning n", 1).Scan(nil)
 		},
-		"transaction": func(ctx context.Context, p *Pool) error {
-			tx, err := p.Begin(ctx, providers.TxOptions{})
-			if err != nil {
-				return err
-			}
-			defer func() { _ = tx.Rollback(ctx) }()
-			if _, err := tx.Exec(ctx, "insert into t values (1)"); err != nil {
-				return err
-			}
-			return tx.Commit(ctx)
+		"transaction": insertInTx,
+		// What counts inside of a transaction is its own access mode.
+		"transaction of who declares to read": func(ctx context.Context, p *Pool) error {
+			return insertInTx(providers.WithReadOnly(ctx), p)
 		},
 	}
 	for name, write := range writes {
@@ -295,6 +289,18 @@ func TestCausalityWithALossAtEachMessage(t *testing.T) {
 			})
 		})
 	}
+}
+
+func insertInTx(ctx context.Context, p *Pool) error {
+	tx, err := p.Begin(ctx, providers.TxOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(ctx) }()
+	if _, err := tx.Exec(ctx, "insert into t values (1)"); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
 }
 
 func newTable(t testing.TB) string {

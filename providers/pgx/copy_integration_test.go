@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -173,6 +174,22 @@ func TestCopyFromOfAValueThatPanics(t *testing.T) {
 		_, err := p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n"}, pgx.CopyFromRows([][]any{{1}, {panickingValuer{}}}))
 		t.Errorf("it returned: %v", err)
 	}()
+	if n := value[int](t, p, "select count(*) from t"); n != 0 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// leaving is a source that ends its goroutine, as a test's FailNow does.
+type leaving struct{ pgx.CopyFromSource }
+
+func (leaving) Next() bool { runtime.Goexit(); return false }
+
+func TestCopyFromOfASourceThatEndsItsGoroutine(t *testing.T) {
+	p := openPool(t, providers.Config{})
+	mustExec(t, p, "create table t (n int)")
+	if _, err := p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n"}, leaving{}); !errors.Is(err, errPanicked) {
+		t.Errorf("the error is %v", err)
+	}
 	if n := value[int](t, p, "select count(*) from t"); n != 0 {
 		t.Errorf("%d rows", n)
 	}

@@ -22,6 +22,9 @@ type rowReader struct {
 	source  pgx.CopyFromSource
 	types   *pgtype.Map
 	columns []pgconn.FieldDescription
+	// cut ends the connection. The driver would wait for ever for a goroutine that
+	// the source ended.
+	cut func()
 
 	// reading is held by a Read under way: of a connection that is lost the driver
 	// returns without waiting for it.
@@ -39,10 +42,8 @@ type rowReader struct {
 // errSourceFailed is what the server hears: what the source says is not for its log.
 var errSourceFailed = errors.New("pgkeel: the client's source of rows failed")
 
-const (
-	copySignature  = "PGCOPY\n\377\r\n\000"
-	copyHeaderSize = len(copySignature) + 8 // no flags, no extension
-)
+// copyHeader has no flags and no extension.
+const copyHeader = "PGCOPY\n\377\r\n\000" + "\000\000\000\000" + "\000\000\000\000"
 
 // copyBuffers are reused. They grow with the largest row.
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 0, feedSize+feedSize/8); return &b }}
@@ -60,8 +61,7 @@ func (r *rowReader) Read(b []byte) (n int, err error) {
 	if r.next == len(r.buffer) {
 		r.buffer, r.next = r.buffer[:0], 0
 		if r.rows == 0 && !r.over {
-			r.buffer = append(r.buffer, copySignature...)
-			r.buffer = append(r.buffer, 0, 0, 0, 0, 0, 0, 0, 0)
+			r.buffer = append(r.buffer, copyHeader...)
 		}
 	}
 	if !r.over {
@@ -93,7 +93,8 @@ func (r *rowReader) fill(size int) {
 			return
 		}
 		if r.panicked = recover(); r.panicked == nil { // runtime.Goexit
-			r.panicked = errPanicked
+			r.err = errPanicked
+			r.cut()
 		}
 	}()
 	for len(r.buffer)-r.next < size && r.err == nil {
@@ -183,7 +184,7 @@ func (s *session) copyRows(ctx context.Context, table pgx.Identifier, columns []
 		return 0, err
 	}
 	buffer := copyBuffers.Get().(*[]byte)
-	r.types, r.columns, r.buffer = s.conn.TypeMap(), fields, (*buffer)[:0]
+	r.types, r.columns, r.cut, r.buffer = s.conn.TypeMap(), fields, s.cut, (*buffer)[:0]
 	tag, err := s.conn.PgConn().CopyFrom(ctx, r, "copy "+into+" ("+list+") from stdin (format binary)")
 	r.stop()
 	if cap(r.buffer) <= mostCopyBuffer {
