@@ -57,14 +57,8 @@ func (o *order) pass(ctx context.Context, op string) error {
 		return nil
 	}
 	err := o.lease.control(ctx, providers.GateSQL("'"+o.After.String()+"'"))
-	if hasCode(err, codeBehind) {
-		return providers.ErrBehind
-	}
-	return o.lease.fault(ctx, op, err)
+	return providers.Behind(o.lease.fault(ctx, op, err))
 }
-
-// codeBehind is what the gate fails with.
-const codeBehind = "22P02"
 
 // tell notes how the operation ended: err is nil, or says what became of it.
 func (o *order) tell(ctx context.Context, err error) {
