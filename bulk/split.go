@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 )
 
 // scanner finds the ends of records as the server does. In CSV a line end
@@ -237,7 +236,10 @@ func (s *splitter) fill(buffer []byte, size int) ([]byte, error) {
 		return buffer, nil
 	}
 	if cap(buffer) < size {
-		buffer = slices.Grow(buffer, size-from)
+		// Exactly as much: these buffers are what a load keeps in memory.
+		grown := make([]byte, from, size)
+		copy(grown, buffer)
+		buffer = grown
 	}
 	buffer = buffer[:size]
 	for from < size {
