@@ -92,6 +92,43 @@ func (d *database) standby(ctx context.Context) (string, error) {
 	return d.cluster.Standbys()[0].DSN(""), nil
 }
 
+// keepApart gives this process and the servers of a site processors of their own, if
+// the scenario wants it and the servers are the benchmark's. share says why they are
+// shared all the same.
+func (d *database) keepApart(ctx context.Context, sc Scenario, site Site) (share error, undo func() error) {
+	nothing := func() error { return nil }
+	if !sc.Apart || d.cluster == nil {
+		return nil, nothing
+	}
+	var servers []int
+	for _, dsn := range []string{site.DSN, site.Standby} {
+		if dsn == "" {
+			continue
+		}
+		pid, err := postmaster(ctx, dsn)
+		if err != nil {
+			return fmt.Errorf("the server's process: %w", err), nothing
+		}
+		servers = append(servers, pid)
+	}
+	undo, err := keepApart(servers)
+	if err != nil {
+		return err, nothing
+	}
+	return nil, undo
+}
+
+// postmaster asks a server on this machine for its main process.
+func postmaster(ctx context.Context, dsn string) (pid int, err error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	err = conn.QueryRow(ctx, `select split_part(pg_read_file('postmaster.pid'), E'\n', 1)::int`).Scan(&pid)
+	return pid, err
+}
+
 // close leaves nothing behind, also when ctx has ended.
 func (d *database) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)

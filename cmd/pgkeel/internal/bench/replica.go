@@ -15,7 +15,7 @@ func replicas() []Scenario {
 	return []Scenario{
 		{
 			Name: "cluster.reader", About: "a row by its key, by Reader() of a handle with a replica; the baseline is a pool on that replica",
-			Standby: true, Setup: setupItems, Bar: Bar{CPU: 1.03}, Ours: withReplica(readByReader), Baseline: baseline,
+			Standby: true, Apart: true, Setup: setupItems, Bar: Bar{CPU: 1.03}, Ours: withReplica(readByReader), Baseline: baseline,
 		},
 	}
 }

@@ -65,6 +65,9 @@ type Scenario struct {
 	// under way at its end is waited for, so it must be long beside an
 	// operation. Optional.
 	Slice time.Duration
+	// Apart keeps this process and the benchmark's own server on processors of
+	// their own, for what is about a few hundredths of CPU.
+	Apart bool
 	// Timed says which operations count for the latency: the n-th of a caller.
 	// Optional; all of them.
 	Timed func(caller, n int) bool

@@ -33,7 +33,7 @@ func Scenarios() []Scenario {
 
 // items is a scenario on the table items with nothing enabled.
 func items(name, about string, our, base Opener) Scenario {
-	return Scenario{Name: name, About: about, Bar: nothingEnabled, Setup: setupItems, Ours: our, Baseline: base}
+	return Scenario{Name: name, About: about, Bar: nothingEnabled, Apart: true, Setup: setupItems, Ours: our, Baseline: base}
 }
 
 // single is a scenario of single statements, for which both sides have the
