@@ -135,7 +135,7 @@ func (p *Pool) hideSettings(r *batchResults, confined *pgx.Batch, before dirt) {
 	s := r.st.lease.s
 	s.dirt = before
 	for _, q := range r.batch.QueuedQueries {
-		p.soil(s.conn, q.SQL)
+		s.soil(q.SQL)
 	}
 	r.hidden, r.isScoped = 1, true
 	if beginsTx(confined) {

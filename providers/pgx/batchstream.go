@@ -159,7 +159,7 @@ func (s *stream) emit(it *batchItem) {
 	d := it.described
 	switch {
 	case d == nil:
-		s.pool.soil(s.conn, it.sql)
+		s.lease.s.soil(it.sql)
 		s.pipe.SendQueryParams(it.sql, s.eqb.ParamValues, nil, s.eqb.ParamFormats, nil)
 		return
 	case d.sd.Name == "":

@@ -277,7 +277,7 @@ func (o *order) sync() (first error) {
 func (p *Pool) queryOrdered(ctx context.Context, r *rows, st *statement, scope []providers.Setting, stale []string) (pgx.Rows, error) {
 	r.start(ctx, st)
 	defer r.failIfPanicking()
-	r.scope = scope
+	r.running().scope = scope
 	err := p.queryHeld(r, st, stale)
 	if err != nil && !r.retry(err) {
 		r.Close()
@@ -288,9 +288,9 @@ func (p *Pool) queryOrdered(ctx context.Context, r *rows, st *statement, scope [
 
 // queryHeld sends the statement behind its gate, and makes rows of its result.
 func (p *Pool) queryHeld(r *rows, st *statement, stale []string) error {
-	rr, sent, err := p.sendOrdered(r.ctx, st, r.scope)
+	rr, sent, err := p.sendOrdered(r.ctx, st, r.running().scope)
 	if sent {
-		r.around = st.order
+		r.running().around = st.order
 	} else if err == nil {
 		err = st.order.pass(r.ctx)
 	}
@@ -299,7 +299,7 @@ func (p *Pool) queryHeld(r *rows, st *statement, stale []string) error {
 		r.Rows = failedRows(err)
 	case sent:
 		r.Rows = pgx.RowsFromResultReader(st.lease.conn().TypeMap(), rr)
-	case len(r.scope) > 0:
+	case len(r.running().scope) > 0:
 		err = p.querySettled(r, st, stale)
 	default:
 		r.Rows, err = st.lease.conn().Query(r.ctx, st.sql, st.args...)

@@ -138,7 +138,7 @@ func (p *Pool) connected(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	s := &session{pool: p, conn: conn, pid: conn.PgConn().PID(), epoch: epochOf(conn)}
-	s.statement.handler = p.onEnd(conn.PgConn())
+	s.statement.handler, s.statement.ctx.s = p.onEnd(conn.PgConn()), s
 	s.config, _ = conn.PgConn().CustomData()[configKey].(*pgx.ConnConfig)
 	if s.config != nil {
 		s.dialUnlessSilent()

@@ -185,7 +185,7 @@ func (p *Pool) copyIn(ctx context.Context, s *session, r io.Reader, sql string) 
 		return tag, behind
 	}
 	defer func() { o.tell(ctx, err) }()
-	p.soil(s.conn, sql)
+	s.soil(sql)
 	feed := newFeeder(ctx, r)
 	s.copying = feed.stop
 	tag, err = s.conn.PgConn().CopyFrom(ctx, feed, sql)
@@ -213,7 +213,7 @@ func (p *Pool) copyOut(ctx context.Context, s *session, w io.Writer, sql string)
 		return tag, behind
 	}
 	defer func() { o.tell(ctx, err) }()
-	p.soil(s.conn, sql)
+	s.soil(sql)
 	cut := false
 	out := &drain{w: w, stop: func() { cut = p.stopServer(ctx, s.conn) }}
 	returned := false

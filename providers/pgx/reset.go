@@ -247,15 +247,28 @@ func (c *classifier) remember(sql string, d dirt) {
 	c.known.Store(&learned)
 }
 
-// soil notes what a statement leaves behind in the session of conn.
-func (p *Pool) soil(conn *pgx.Conn, sql string) {
-	if !p.resets {
-		return
+// told is what a statement was told to be, by what was known then.
+type told struct {
+	known *map[string]dirt
+	sql   string
+	dirt  dirt
+}
+
+// classify is that of the classifier, which it spares to ask again for what the
+// session ran last.
+func (s *session) classify(sql string) dirt {
+	c := &s.pool.classifier
+	known := c.known.Load() // before: what is learned from then on counts
+	if s.told.known != known || known == nil || s.told.sql != sql {
+		s.told = told{known: known, sql: sql, dirt: c.classify(sql)}
 	}
-	if d := p.classifier.classify(sql) &^ noDirt; d != 0 {
-		if s := sessionOf(conn); s != nil {
-			s.dirt |= d
-		}
+	return s.told.dirt
+}
+
+// soil notes what a statement leaves behind in its session, if it has one yet.
+func (s *session) soil(sql string) {
+	if s != nil && s.pool.resets {
+		s.dirt |= s.classify(sql) &^ noDirt
 	}
 }
 

@@ -14,24 +14,39 @@ import (
 type rows struct {
 	pgx.Rows
 
-	st  statement
+	lease lease
+	// use is that of the statement.
+	use *use
 	ctx context.Context //nolint:containedctx // that of the statement, whose results these are
-	// around is what the rows are a part of. Optional.
-	around interface{ Close() error }
-	firing *providers.Firing
-	err    error
-	// scope is that of a scoped statement; inScope says that it runs in a
-	// transaction of its own because of it.
-	scope   []providers.Setting
-	inScope bool
+	err error
 	// begun says that it is too late to run the statement again.
 	begun bool
 	done  bool
 }
 
+// running is the statement whose rows are being read, and what they are a part of.
+// A session has one at a time, while result objects are never used again: what is
+// gone with the statement stands here, so that they are small.
+type running struct {
+	statement
+
+	// around is what the rows are a part of. Optional.
+	around interface{ Close() error }
+	// scope is that of a scoped statement; inScope says that it runs in a
+	// transaction of its own because of it.
+	scope   []providers.Setting
+	inScope bool
+}
+
+// running is nobody else's until the rows are done.
+func (r *rows) running() *running { return &r.lease.s.running }
+
 func (r *rows) start(ctx context.Context, st *statement) {
-	r.st = *st
-	r.ctx, r.firing = st.lease.s.pool.observe(ctx, providers.EventQuery, st)
+	r.lease, r.use = st.lease, st.use
+	r.ctx, st.firing = st.lease.s.pool.observe(ctx, providers.EventQuery, st)
+	run := r.running()
+	run.statement = *st
+	run.use = nil // a part of the borrower's object, of which the session keeps nothing
 }
 
 // failIfPanicking gives everything back when an argument of the application
@@ -82,7 +97,7 @@ func (r *rows) Err() error {
 		return r.err
 	}
 	if !r.done {
-		return r.st.lease.s.pool.mapError(r.ctx, opQuery, r.Rows.Err())
+		return r.lease.s.pool.mapError(r.ctx, opQuery, r.Rows.Err())
 	}
 	return nil
 }
@@ -91,10 +106,10 @@ func (r *rows) Err() error {
 // reused, since whoever has it could go on using it. It is nil after the end, and
 // where it would be confined to a scope (a tenant) until then only.
 func (r *rows) Conn() *pgx.Conn {
-	if r.done || len(r.scope) > 0 && r.st.lease.s.pool.cfg.Scope != nil {
+	if r.done || len(r.running().scope) > 0 && r.lease.s.pool.cfg.Scope != nil {
 		return nil
 	}
-	r.st.lease.s.retire()
+	r.lease.s.retire()
 	return r.Rows.Conn()
 }
 
@@ -110,31 +125,35 @@ func (r *rows) Close() {
 	}
 	err := r.closeAround(r.Rows.Err())
 	if err != nil {
-		err = r.st.lease.s.pool.mapError(r.ctx, opQuery, err)
+		err = r.lease.s.pool.mapError(r.ctx, opQuery, err)
 	}
-	r.st.order.tell(r.ctx, err)
+	r.running().order.tell(r.ctx, err)
 	r.finish(err)
 }
 
 // closeAround closes what the rows are part of.
 func (r *rows) closeAround(err error) error {
-	switch {
-	case r.around != nil:
-		if closeErr := r.around.Close(); err == nil {
+	switch run := r.running(); {
+	case run.around != nil:
+		if closeErr := run.around.Close(); err == nil {
 			err = closeErr
 		}
-	case r.inScope:
-		err = r.st.lease.s.pool.closeScope(r.ctx, r.st.lease.conn(), err)
+	case run.inScope:
+		err = r.lease.s.pool.closeScope(r.ctx, r.lease.conn(), err)
 	}
 	return err
 }
 
 func (r *rows) finish(err error) {
 	r.done, r.err = true, err
-	r.firing.End(r.Rows.CommandTag().RowsAffected(), err)
-	r.st.end()
+	run := r.running()
+	st := run.statement
+	st.use = r.use
+	*run = running{}
+	st.firing.End(r.Rows.CommandTag().RowsAffected(), err)
+	st.end()
 	// The object may outlive the query by long: keep no more than its errors.
-	r.ctx, r.around, r.firing, r.scope, r.st = nil, nil, nil, nil, statement{}
+	r.ctx, r.use, r.lease = nil, nil, lease{}
 }
 
 // retry runs the statement again if its cached plan did not fit the schema any
@@ -144,19 +163,19 @@ func (r *rows) retry(err error) bool {
 	if err == nil || r.begun || r.done {
 		return false
 	}
-	conn := r.st.lease.conn()
-	if r.around != nil {
-		_ = r.around.Close() // err is why; the server's state is known only now
-		r.st.lease.s.forgetStale(r.st.sql, err)
-		if !needsSettingsFirst(conn, err, r.st.sql) {
+	conn, run := r.lease.conn(), r.running()
+	if run.around != nil {
+		_ = run.around.Close() // err is why; the server's state is known only now
+		r.lease.s.forgetStale(run.sql, err)
+		if !needsSettingsFirst(conn, err, run.sql) {
 			return false
 		}
-		r.begun, r.around = true, nil
+		r.begun, run.around = true, nil
 		if err := r.reopen(); err != nil {
 			r.Rows = failedRows(err)
 			return false
 		}
-	} else if !isRepeatable(conn, err, r.st.sql) {
+	} else if !isRepeatable(conn, err, run.sql) {
 		return false
 	}
 	r.begun = true
@@ -165,14 +184,15 @@ func (r *rows) retry(err error) bool {
 
 // reopen readies the connection for the statement's second attempt.
 func (r *rows) reopen() error {
-	if r.st.order != nil {
-		r.st.order.known = false // it was the position behind the first
+	run := r.running()
+	if run.order != nil {
+		run.order.known = false // it was the position behind the first
 	}
-	if len(r.scope) == 0 {
+	if len(run.scope) == 0 {
 		return nil
 	}
-	err := r.st.lease.s.pool.openScope(r.ctx, r.st.lease, r.scope)
-	r.inScope = err == nil
+	err := r.lease.s.pool.openScope(r.ctx, r.lease, run.scope)
+	run.inScope = err == nil
 	return err
 }
 
@@ -185,7 +205,7 @@ func (r *rows) ask() (err error) {
 			r.Close()
 		}
 	}()
-	r.Rows, err = r.st.lease.conn().Query(r.ctx, r.st.sql, r.st.args...)
+	r.Rows, err = r.lease.conn().Query(r.ctx, r.running().sql, r.running().args...)
 	panicking = false
 	return err
 }
@@ -244,7 +264,7 @@ func (r *rows) Abandon() {
 		return
 	}
 	r.begun = true // nothing is run again
-	if r.st.lease.conn().PgConn().TxStatus() != 'I' {
+	if r.lease.conn().PgConn().TxStatus() != 'I' {
 		r.Close()
 		return
 	}
@@ -253,7 +273,7 @@ func (r *rows) Abandon() {
 	err := r.closeAround(r.Rows.Err())
 	if stopped() && !isStopped(err) {
 		// The request could still reach the server, and hit the next statement.
-		r.st.lease.s.retire()
+		r.lease.s.retire()
 	}
 	r.finish(nil) // the end is as asked
 }
@@ -261,7 +281,7 @@ func (r *rows) Abandon() {
 // stopAfter asks the server to stop after a time. The function that it returns
 // calls that off, and reports whether it was too late to.
 func (r *rows) stopAfter(grace time.Duration) func() bool {
-	p, ctx, conn := r.st.lease.s.pool, r.ctx, r.st.lease.conn()
+	p, ctx, conn := r.lease.s.pool, r.ctx, r.lease.conn()
 	asked := make(chan struct{})
 	timer := time.AfterFunc(grace, func() {
 		defer close(asked)

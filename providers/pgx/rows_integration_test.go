@@ -167,7 +167,7 @@ func TestTrap13AbandonThatCannotAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	inner := rows.(*rowsType)
-	inner.st.lease.s.config.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, errBlackHole }
+	inner.lease.s.config.DialFunc = func(context.Context, string, string) (net.Conn, error) { return nil, errBlackHole }
 	inner.Abandon()
 	if rows.Err() != nil {
 		t.Error(rows.Err())
@@ -295,7 +295,7 @@ func TestRowsKeepNothingOfTheQuery(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows.Close()
-	if r := rows.(*rowsType); r.ctx != nil || r.firing != nil || r.st.args != nil || r.st.sql != "" {
+	if r := rows.(*rowsType); r.ctx != nil || r.use != nil || r.lease != (lease{}) {
 		t.Errorf("%+v", r)
 	}
 }

@@ -17,7 +17,7 @@ import (
 func (p *Pool) queryScoped(ctx context.Context, r *rows, st *statement, scope []providers.Setting, stale []string) (pgx.Rows, error) {
 	r.start(ctx, st)
 	defer r.failIfPanicking()
-	r.scope = scope
+	r.running().scope = scope
 	err := p.querySettled(r, st, stale)
 	if err != nil && !r.retry(err) {
 		r.Close()
@@ -32,7 +32,7 @@ func (p *Pool) querySettled(r *rows, st *statement, stale []string) error {
 		return p.queryInBlock(r, st)
 	}
 	if len(stale) == 0 {
-		m, err := p.sendPrepared(r.ctx, st, r.scope)
+		m, err := p.sendPrepared(r.ctx, st, r.running().scope)
 		if err != nil {
 			r.Rows = failedRows(err)
 			return err
@@ -41,8 +41,8 @@ func (p *Pool) querySettled(r *rows, st *statement, stale []string) error {
 			return r.queryPrepared(m)
 		}
 	}
-	results := p.sendScoped(r.ctx, st, r.scope, stale)
-	r.around = results
+	results := p.sendScoped(r.ctx, st, r.running().scope, stale)
+	r.running().around = results
 	_, err := results.Exec()
 	if err == nil {
 		r.Rows, err = results.Query()
@@ -62,12 +62,12 @@ func (p *Pool) needsBlock(conn *pgx.Conn, sql string) bool {
 // queryInBlock runs such a statement.
 func (p *Pool) queryInBlock(r *rows, st *statement) error {
 	r.begun = true // nothing is run again
-	err := p.openScope(r.ctx, st.lease, r.scope)
+	err := p.openScope(r.ctx, st.lease, r.running().scope)
 	if err != nil {
 		r.Rows = failedRows(err)
 		return err
 	}
-	r.inScope = true
+	r.running().inScope = true
 	return r.ask()
 }
 
@@ -131,7 +131,7 @@ func (p *Pool) sendScoped(ctx context.Context, st *statement, scope []providers.
 	// The settings end by themselves, so what they did to the session is no
 	// reason for a reset. What the statement does is.
 	st.lease.s.dirt = before
-	p.soil(st.lease.conn(), st.sql)
+	st.lease.s.soil(st.sql)
 	return results
 }
 

@@ -156,13 +156,13 @@ func settled(m *pgconn.MultiResultReader) (*pgconn.ResultReader, error) {
 
 // queryPrepared makes rows of what sendPrepared sent.
 func (r *rows) queryPrepared(m *pgconn.MultiResultReader) error {
-	r.around = m
+	r.running().around = m
 	rr, err := settled(m)
 	if rr == nil {
 		r.Rows = failedRows(err)
 		return err
 	}
-	r.Rows = pgx.RowsFromResultReader(r.st.lease.conn().TypeMap(), rr)
+	r.Rows = pgx.RowsFromResultReader(r.lease.conn().TypeMap(), rr)
 	return nil
 }
 

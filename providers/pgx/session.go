@@ -35,9 +35,14 @@ type session struct {
 	// dirt is what the borrower left in the session; only the goroutine that
 	// holds the connection touches it.
 	dirt dirt
+	// told is what the last statement was told to be.
+	told told
 	// pinging says that a ping decides about this connection. It changes while
 	// nothing else uses the connection.
 	pinging bool
+	// running is the statement whose rows are being read; only the goroutine that
+	// holds the connection touches it.
+	running running
 	// copying interrupts what feeds the COPY under way; only the goroutine that
 	// holds the connection touches it. nil without one.
 	copying func()
@@ -89,6 +94,14 @@ type session struct {
 func sessionOf(conn *pgx.Conn) *session {
 	s, _ := conn.PgConn().CustomData()[sessionKey].(*session)
 	return s
+}
+
+// sessionIn is sessionOf where the context often tells.
+func sessionIn(ctx context.Context, conn *pgx.Conn) *session {
+	if w, ok := ctx.(*watchedContext); ok {
+		return w.s
+	}
+	return sessionOf(conn)
 }
 
 // taken notes that somebody took the connection.

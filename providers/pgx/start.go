@@ -127,7 +127,7 @@ func (p *Pool) sendBegin(ctx context.Context, s *session, opts pgx.TxOptions, sc
 	results := s.conn.SendBatch(ctx, b)
 	s.dirt = before // the settings end with the transaction
 	if first != nil {
-		p.soil(s.conn, first.SQL)
+		s.soil(first.SQL)
 	}
 	tx := results.Tx()
 	err := results.Close()

@@ -48,7 +48,7 @@ func newTracer(p *Pool, user pgx.QueryTracer) *tracer {
 
 // TraceQueryStart notes what the statement leaves behind in the session.
 func (t *tracer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	t.pool.soil(conn, data.SQL)
+	sessionIn(ctx, conn).soil(data.SQL)
 	ctx = t.pool.keepRaw(ctx, conn)
 	if t.query != nil {
 		return t.query.TraceQueryStart(ctx, conn, data)
@@ -66,8 +66,9 @@ func (t *tracer) TraceQueryEnd(ctx context.Context, conn *pgx.Conn, data pgx.Tra
 
 // TraceBatchStart notes what the statements leave behind in the session.
 func (t *tracer) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	s := sessionIn(ctx, conn)
 	for _, q := range data.Batch.QueuedQueries {
-		t.pool.soil(conn, q.SQL)
+		s.soil(q.SQL)
 	}
 	ctx = t.pool.keepRaw(ctx, conn)
 	if t.batch != nil {

@@ -23,7 +23,11 @@ type watchdog struct {
 
 // watchedContext is the context that a session's statement runs with. The session
 // looks after its end, so the driver need not.
-type watchedContext struct{ context.Context }
+type watchedContext struct {
+	context.Context //nolint:containedctx // it is a context
+
+	s *session
+}
 
 // Done hides the end from the driver, which asks Err after an error only.
 func (*watchedContext) Done() <-chan struct{} { return nil }
@@ -53,7 +57,7 @@ func (s *session) watch(ctx context.Context) context.Context {
 	s.statement.on, s.statement.ctx.Context = true, ctx
 	s.pool.watchdog.wake()
 	if s.pool.cfg.Tracer != nil {
-		return &watchedContext{ctx} // the user's tracer may keep it
+		return &watchedContext{ctx, s} // the user's tracer may keep it
 	}
 	return &s.statement.ctx
 }

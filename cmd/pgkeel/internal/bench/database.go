@@ -93,12 +93,12 @@ func (d *database) standby(ctx context.Context) (string, error) {
 }
 
 // keepApart gives this process and the servers of a site processors of their own, if
-// the scenario wants it and the servers are the benchmark's. share says why they are
-// shared all the same.
-func (d *database) keepApart(ctx context.Context, sc Scenario, site Site) (share error, undo func() error) {
+// the scenario wants it and the servers are the benchmark's. An error says why they
+// are shared all the same; there is an undo in any case.
+func (d *database) keepApart(ctx context.Context, sc Scenario, site Site) (undo func() error, err error) {
 	nothing := func() error { return nil }
 	if !sc.Apart || d.cluster == nil {
-		return nil, nothing
+		return nothing, nil
 	}
 	var servers []int
 	for _, dsn := range []string{site.DSN, site.Standby} {
@@ -107,15 +107,14 @@ func (d *database) keepApart(ctx context.Context, sc Scenario, site Site) (share
 		}
 		pid, err := postmaster(ctx, dsn)
 		if err != nil {
-			return fmt.Errorf("the server's process: %w", err), nothing
+			return nothing, fmt.Errorf("the server's process: %w", err)
 		}
 		servers = append(servers, pid)
 	}
-	undo, err := keepApart(servers)
-	if err != nil {
-		return err, nothing
+	if undo, err = keepApart(servers); err != nil {
+		return nothing, err
 	}
-	return nil, undo
+	return undo, nil
 }
 
 // postmaster asks a server on this machine for its main process.

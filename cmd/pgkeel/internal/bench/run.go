@@ -73,7 +73,7 @@ func runScenario(ctx context.Context, s settings, db *database, sc Scenario) (r 
 			return r, fmt.Errorf("standby: %w", err)
 		}
 	}
-	share, undo := db.keepApart(ctx, sc, site)
+	undo, shared := db.keepApart(ctx, sc, site)
 	defer func() { err = errors.Join(err, undo()) }()
 	reset := func() error {
 		if sc.Reset == nil {
@@ -93,8 +93,8 @@ func runScenario(ctx context.Context, s settings, db *database, sc Scenario) (r 
 		return r, err
 	}
 	r = summarize(sc, pairs)
-	if share != nil {
-		r.Notes = append(r.Notes, "measured on processors that both sides shared with the server: "+share.Error())
+	if shared != nil {
+		r.Notes = append(r.Notes, "measured on processors that both sides shared with the server: "+shared.Error())
 	}
 	for _, side := range sides {
 		if side.Note != nil {
