@@ -60,6 +60,25 @@ func openOn(t *testing.T, dsn string, options ...pgkeel.Option) *pgkeel.DB {
 	return db
 }
 
+// awaitReads waits until reads go to a node. A slow one is not looked at yet when
+// Open returns.
+func awaitReads(t *testing.T, db *pgkeel.DB, at *pgtest.Node) {
+	t.Helper()
+	deadline, tick := time.After(time.Minute), time.NewTicker(10*time.Millisecond)
+	defer tick.Stop()
+	for {
+		port, err := pgkeel.One[int](t.Context(), db.Reader(), portSQL)
+		if port == at.Port() {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("reads go to %d instead of %d after a minute: %v", port, at.Port(), err)
+		case <-tick.C:
+		}
+	}
+}
+
 // awaitReplica waits until there is a replica to read from, or none.
 func awaitReplica(t *testing.T, db *pgkeel.DB, there bool) {
 	t.Helper()
@@ -148,6 +167,7 @@ func TestReadOnlyTxLosesItsServer(t *testing.T) {
 	nodes := pgtest.New(t, pgtest.Options{Standbys: 1})
 	replica := nodes.Standbys()[0]
 	db := openOn(t, nodes.Primary().DSN(""), pgkeel.WithReplicas(replica.DSN("")))
+	awaitReads(t, db, replica)
 	var ports []int
 	read := func(ctx context.Context, tx pgkeel.Tx) error {
 		port, err := pgkeel.One[int](ctx, tx, portSQL)
@@ -173,6 +193,7 @@ func TestRowsLoseTheirServer(t *testing.T) {
 	nodes := pgtest.New(t, pgtest.Options{Standbys: 1})
 	line := fault.New(t, nodes.Standbys()[0].DSN(""))
 	db := openOn(t, nodes.Primary().DSN(""), pgkeel.WithReplicas(line.DSN()))
+	awaitReads(t, db, nodes.Standbys()[0])
 	if err := line.Add(fault.On(fault.Backend('D').Matching("needle").Nth(3), fault.Cut)); err != nil {
 		t.Fatal(err)
 	}
