@@ -3,7 +3,7 @@ module github.com/pgkeel/pgkeel/bulk/zstd
 go 1.25.0
 
 require (
-	github.com/jackc/pgx/v5 v5.12.0
+	github.com/jackc/pgx/v5 v5.13.0
 	github.com/klauspost/compress v1.20.4
 	github.com/pgkeel/pgkeel v0.0.0
 	go.uber.org/goleak v1.3.0

@@ -87,9 +87,19 @@ func (p *Pool) route(ctx context.Context, config *pgx.ConnConfig) error {
 	return nil
 }
 
-// redirect takes over what says where a connection goes, and as whom.
+// redirect takes over what says where a connection goes, and as whom. pgx keeps the
+// client certificates of a DSN where nobody else can reach them, so it is the rest
+// that is put back.
 func redirect(config, to *pgx.ConnConfig) {
-	config.Host, config.Port, config.Fallbacks = to.Host, to.Port, to.Fallbacks
-	config.TLSConfig, config.SSLNegotiation, config.SSLCertMode = to.TLSConfig, to.SSLNegotiation, to.SSLCertMode
-	config.User, config.Password, config.Database = to.User, to.Password, to.Database
+	own := config.Config
+	config.Config = to.Config
+	c := &config.Config
+	c.ConnectTimeout, c.DialFunc, c.LookupFunc = own.ConnectTimeout, own.DialFunc, own.LookupFunc
+	c.BuildFrontend, c.MaxProtocolMessageBodyLen = own.BuildFrontend, own.MaxProtocolMessageBodyLen
+	c.BuildContextWatcherHandler, c.RuntimeParams = own.BuildContextWatcherHandler, own.RuntimeParams
+	c.KerberosSrvName, c.KerberosSpn, c.OAuthTokenProvider = own.KerberosSrvName, own.KerberosSpn, own.OAuthTokenProvider
+	c.AfterNetConnect, c.ValidateConnect, c.AfterConnect = own.AfterNetConnect, own.ValidateConnect, own.AfterConnect
+	c.OnNotice, c.OnNotification, c.OnPgError = own.OnNotice, own.OnNotification, own.OnPgError
+	c.MinProtocolVersion, c.MaxProtocolVersion = own.MinProtocolVersion, own.MaxProtocolVersion
+	c.ChannelBinding, c.RequireAuth = own.ChannelBinding, own.RequireAuth
 }

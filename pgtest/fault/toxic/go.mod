@@ -4,7 +4,7 @@ go 1.25.0
 
 require (
 	github.com/Shopify/toxiproxy/v2 v2.12.0
-	github.com/jackc/pgx/v5 v5.12.0
+	github.com/jackc/pgx/v5 v5.13.0
 	github.com/pgkeel/pgkeel v0.0.0
 	go.uber.org/goleak v1.3.0
 )
