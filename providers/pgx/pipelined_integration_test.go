@@ -573,12 +573,15 @@ func withPassword(t testing.TB, address string) string {
 func TestPipelinedClosed(t *testing.T) {
 	p := pipelinedPool(t, providers.Config{})
 	mustExec(t, p, waiter)
-	lock := begin(t, openPool(t, providers.Config{DSN: p.cfg.DSN}), providers.TxOptions{})
+	other := openPool(t, providers.Config{DSN: p.cfg.DSN})
+	lock := begin(t, other, providers.TxOptions{})
 	mustExec(t, lock, "select pg_advisory_xact_lock(4711)")
 	var err error
 	var done sync.WaitGroup
 	done.Go(func() { _, err = p.Exec(t.Context(), "select wait_for_it()") })
-	eventually(t, "it is under way", func() bool { return p.Stats().Pipeline.Depth == 1 })
+	eventually(t, "it is under way, and not only being described", func() bool {
+		return value[int](t, other, "select count(*)::int from pg_locks where locktype = 'advisory' and not granted") > 0
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_ = p.Close(ctx)
