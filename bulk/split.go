@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // scanner finds the ends of records as the server does. In CSV a line end
@@ -154,6 +155,7 @@ func (s *splitter) readHeader() error {
 	var buffer []byte
 	for seen := 0; ; {
 		var err error
+		buffer = slices.Grow(buffer, 1) // in steps: fill would make room for this byte only
 		if buffer, err = s.fill(buffer, len(buffer)+1); err != nil {
 			return err
 		}
