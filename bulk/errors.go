@@ -25,7 +25,8 @@ type CopyError struct {
 	// Excerpt shows what stood there: its letters as x, its digits as 9 and
 	// most else as ?, or the data themselves if Into.ValuesInErrors allows it.
 	Excerpt string
-	// Message is the server's, with quotations of the data taken out as well.
+	// Message is the server's, with quotations of the data taken out as well, or
+	// why a row of Go values could not be sent to it.
 	Message string
 	// Code is the SQLSTATE, if the server found the fault.
 	Code string

@@ -1,6 +1,7 @@
 package bulk
 
 import (
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -84,22 +85,42 @@ func TestTheRowAtFaultOfASource(t *testing.T) {
 	into := Into{Table: table("t"), Columns: []string{"a", "b"}}
 	type item struct {
 		A any
-		B string
+		B any
 	}
 	for name, c := range map[string]struct {
 		item item
 		want string
 	}{
-		"the driver cannot encode": {item{"secret", "x"}, `copy of "t": line 3: `},
-		"the server refuses":       {item{1, "secret"}, `copy of "t": line 3, column "b": value too long`},
+		"the server refuses":    {item{1, "secret"}, `line 3, column "b": value too long for type character varying(5) (SQLSTATE 22001); rolled back`},
+		"a text for a number":   {item{"secret-42", "x"}, `line 3, column "a", near "xxxxxx-99": a value of the Go type string cannot be encoded as int4; rolled back`},
+		"too large":             {item{int64(1) << 40, "x"}, `line 3, column "a", near "9999999999999": a value of the Go type int64 cannot be encoded as int4; rolled back`},
+		"no type of PostgreSQL": {item{1, make(chan int)}, `line 3, column "b": a value of the Go type chan int cannot be encoded as varchar; rolled back`},
+		"a Valuer that fails":   {item{1, failingValuer{}}, `line 3, column "b": a value of the Go type bulk.failingValuer cannot be encoded as varchar; rolled back`},
 	} {
 		_, err := CopyFrom(t.Context(), db, into, FromSlice([]item{{1, "x"}, {2, "x"}, c.item}))
 		var at *CopyError
-		if !errors.As(err, &at) || at.Line != 3 || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "secret") {
+		if !errors.As(err, &at) || at.Line != 3 || err.Error() != `pgkeel: copy of "t": `+c.want || providers.OutcomeOf(err) != providers.OutcomeRolledBack {
 			t.Errorf("%s: %v", name, err)
 		}
+		if name == "a Valuer that fails" && !errors.Is(err, errOfCaller) {
+			t.Errorf("the Valuer's error is lost: %v", err)
+		}
+	}
+	_, err := CopyFrom(t.Context(), db, into, FromSlice([][]any{{1, "x"}, {2}}))
+	if err == nil || err.Error() != `pgkeel: copy of "t": line 2: the source has 1 values for 2 columns; rolled back` {
+		t.Errorf("%v", err)
+	}
+	into.ValuesInErrors = true
+	_, err = CopyFrom(t.Context(), db, into, FromSlice([]item{{strings.Repeat("é", 1000), "x"}}))
+	if err == nil || !strings.Contains(err.Error(), `near "ééé`) || len(err.Error()) > 1000 {
+		t.Errorf("%v", err)
 	}
 }
+
+// failingValuer cannot encode itself, and says so with a value.
+type failingValuer struct{}
+
+func (failingValuer) Value() (driver.Value, error) { return nil, fmt.Errorf("secret: %w", errOfCaller) }
 
 func TestShapes(t *testing.T) {
 	for value, want := range map[string]string{

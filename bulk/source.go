@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -72,7 +74,7 @@ func (s rowSource) load(ctx context.Context, on Target, into *Into, m *meter) (R
 		return Result{}, &SourceError{Row: state.rows + 1, Err: state.err, server: err}
 	case state.row && isClientFailure(err):
 		// The driver gave up on a row that it had.
-		return Result{}, &CopyError{Line: state.rows, Message: err.Error(), Err: err}
+		return Result{}, unsent(err, state.rows, into)
 	}
 	return Result{}, err
 }
@@ -82,6 +84,40 @@ func isClientFailure(err error) bool {
 	var pg *providers.PGError
 	var timeout *providers.TimeoutError
 	return errors.As(err, &pg) && pg.IsQueryCanceled() && !errors.As(err, &timeout)
+}
+
+// unsent says what was wrong with a row that the driver did not send, as far as
+// the provider tells.
+func unsent(err error, row int64, into *Into) error {
+	e := &CopyError{Line: row, Message: err.Error(), Err: err}
+	var told interface {
+		Fault() (row int, column, reason string, value any)
+	}
+	if errors.As(err, &told) {
+		var value any
+		_, e.Column, e.Message, value = told.Fault()
+		if e.Excerpt = textOf(value); !into.ValuesInErrors {
+			e.Excerpt = shapeOf(e.Excerpt)
+		}
+	}
+	return e
+}
+
+// textOf is a plain value as it can be shown. Of any other there is nothing to
+// show.
+func textOf(value any) string {
+	text := ""
+	switch v := reflect.Indirect(reflect.ValueOf(value)); {
+	case v.Kind() == reflect.String:
+		text = v.String()
+	case v.CanInt() || v.CanUint() || v.CanFloat():
+		text = fmt.Sprint(v)
+	}
+	const most = 4 * maxExcerpt // as much as so many characters can take
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "")
+	}
+	return text
 }
 
 // errSource stands for the source's error towards the server, whose log needs

@@ -54,9 +54,19 @@ func (p *Pool) copyFrom(ctx context.Context, conn *pgx.Conn, table pgx.Identifie
 		err = errPanicked
 		panic(rows.panicked)
 	}
-	if err != nil && rows.err != nil && !errors.Is(err, rows.err) {
-		// The server only says that the client gave up; this is why.
-		err = errors.Join(rows.err, err)
+	return n, p.copyError(ctx, rows, err)
+}
+
+// copyError says why a COPY of rows failed: where the client gave up, the server
+// knows no more than that.
+func (p *Pool) copyError(ctx context.Context, rows *rowReader, err error) error {
+	if err == nil || rows.err == nil || ctx.Err() != nil && errors.Is(rows.err, ctx.Err()) {
+		return p.mapError(ctx, opCopy, err)
 	}
-	return n, p.mapError(ctx, opCopy, err)
+	var row *rowError
+	if !errors.As(rows.err, &row) { // the source's own
+		row = &rowError{row: rows.rows + 1, reason: "the source failed: " + rows.err.Error(), cause: rows.err}
+	}
+	row.cause = errors.Join(row.cause, wrapPG(err))
+	return row
 }

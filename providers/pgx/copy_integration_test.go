@@ -187,8 +187,9 @@ func (leaving) Next() bool { runtime.Goexit(); return false }
 func TestCopyFromOfASourceThatEndsItsGoroutine(t *testing.T) {
 	p := openPool(t, providers.Config{})
 	mustExec(t, p, "create table t (n int)")
-	if _, err := p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n"}, leaving{}); !errors.Is(err, errPanicked) {
-		t.Errorf("the error is %v", err)
+	if _, err := p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n"}, leaving{}); !errors.Is(err, errPanicked) ||
+		providers.OutcomeOf(err) != providers.OutcomeRolledBack || err.Error() != "pgkeel: copy: row 1: the source ended its goroutine; rolled back" {
+		t.Errorf("the error is %v (%s)", err, providers.OutcomeOf(err))
 	}
 	if n := value[int](t, p, "select count(*) from t"); n != 0 {
 		t.Errorf("%d rows", n)
@@ -213,10 +214,27 @@ func TestCopyFromOfAnything(t *testing.T) {
 	if want := "10002 10001 49995001 2 196593 1970-01-01"; got != want {
 		t.Errorf("%q, not %q", got, want)
 	}
-	for _, bad := range [][][]any{{{1}}, {{"x", nil, nil, nil}}, {{1, nil, nil, struct{}{}}}} {
-		if _, err := p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n", "d", "a", "s"}, pgx.CopyFromRows(bad)); err == nil ||
-			providers.OutcomeOf(err) != providers.OutcomeRolledBack {
-			t.Errorf("%v: %v", bad, err)
+}
+
+// A row that cannot be sent is named, with its column and without its values. The
+// server, which only hears that the client gave up, stays in the chain.
+func TestCopyFromNamesTheRowAtFault(t *testing.T) {
+	p := openPool(t, providers.Config{})
+	mustExec(t, p, "create table t (n int, s text)")
+	why := errors.New("the source's own")
+	for want, src := range map[string]pgx.CopyFromSource{
+		"row 2: the source has 1 values for 2 columns":                                  pgx.CopyFromRows([][]any{{1, "x"}, {2}}),
+		`row 1, column "n": a value of the Go type string cannot be encoded as int4`:    pgx.CopyFromRows([][]any{{"s3cr3t", "x"}}),
+		`row 1, column "s": a value of the Go type struct {} cannot be encoded as text`: pgx.CopyFromRows([][]any{{1, struct{}{}}}),
+		"row 1: the source failed: the source's own":                                    &faulty{2, func(w string) error { return map[string]error{"values": why}[w] }},
+	} {
+		_, err := p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n", "s"}, src)
+		if err == nil || err.Error() != "pgkeel: copy: "+want+"; rolled back" || providers.OutcomeOf(err) != providers.OutcomeRolledBack {
+			t.Errorf("%v", err)
+		}
+		var pg *providers.PGError
+		if !errors.As(err, &pg) || !pg.IsQueryCanceled() || strings.Contains(want, "own") && !errors.Is(err, why) {
+			t.Errorf("the chain of %v", err)
 		}
 	}
 }

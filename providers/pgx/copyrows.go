@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pgkeel/pgkeel/providers"
 )
 
 // rowReader has the rows of a source in COPY's binary format. The driver reads it
@@ -93,7 +95,7 @@ func (r *rowReader) fill(size int) {
 			return
 		}
 		if r.panicked = recover(); r.panicked == nil { // runtime.Goexit
-			r.err = errPanicked
+			r.err = &rowError{row: r.rows + 1, reason: "the source ended its goroutine", cause: errPanicked}
 			r.cut()
 		}
 	}()
@@ -114,7 +116,7 @@ func (r *rowReader) fill(size int) {
 // encode adds a row.
 func (r *rowReader) encode(values []any) error {
 	if len(values) != len(r.columns) {
-		return fmt.Errorf("row %d of the source has %d values for %d columns", r.rows+1, len(values), len(r.columns))
+		return &rowError{row: r.rows + 1, reason: fmt.Sprintf("the source has %d values for %d columns", len(values), len(r.columns))}
 	}
 	r.rows++
 	r.buffer = binary.BigEndian.AppendUint16(r.buffer, uint16(len(values))) //nolint:gosec // a table has at most 1,600
@@ -123,7 +125,7 @@ func (r *rowReader) encode(values []any) error {
 		r.buffer = append(r.buffer, 0xff, 0xff, 0xff, 0xff) // NULL
 		encoded, err := encodeBinary(r.types, r.columns[i].DataTypeOID, value, r.buffer)
 		if err != nil {
-			return fmt.Errorf("row %d, column %q: %w", r.rows, r.columns[i].Name, err)
+			return r.unfit(r.columns[i], value, err)
 		}
 		if encoded != nil {
 			r.buffer = encoded
@@ -131,6 +133,45 @@ func (r *rowReader) encode(values []any) error {
 		}
 	}
 	return nil
+}
+
+// unfit says that a value cannot be sent as its column's type.
+func (r *rowReader) unfit(column pgconn.FieldDescription, value any, err error) error {
+	kind := "its type"
+	if known, ok := r.types.TypeForOID(column.DataTypeOID); ok {
+		kind = known.Name
+	}
+	return &rowError{
+		row: r.rows, column: column.Name, value: value, cause: err,
+		reason: fmt.Sprintf("a value of the Go type %T cannot be encoded as %s", value, kind),
+	}
+}
+
+// rowError is why a row of a source was not sent, in a text without values: the
+// driver's own, which quotes them, stays in the chain. The COPY was given up, so
+// nothing was loaded.
+type rowError struct {
+	row    int
+	column string
+	reason string
+	value  any
+	cause  error
+}
+
+func (e *rowError) Error() string {
+	at := fmt.Sprintf("row %d", e.row)
+	if e.column != "" {
+		at += fmt.Sprintf(", column %q", e.column)
+	}
+	return "pgkeel: copy: " + at + ": " + e.reason + "; rolled back"
+}
+
+func (e *rowError) Unwrap() error              { return e.cause }
+func (e *rowError) Outcome() providers.Outcome { return providers.OutcomeRolledBack }
+
+// Fault is what package bulk makes its own error of.
+func (e *rowError) Fault() (row int, column, reason string, value any) {
+	return e.row, e.column, e.reason, e.value
 }
 
 // encodeBinary appends a value in the binary format; nil stands for NULL. A value
