@@ -67,7 +67,7 @@ func Queue(sql string, args ...any) *pgx.QueuedQuery {
 // b is not changed, and may be run again.
 func Run(ctx context.Context, db Runner, b *pgx.Batch, options Options) (Report, error) {
 	if err := errors.Join(checkRunner(db), checkBatch(b), options.validate()); err != nil {
-		return Report{}, err
+		return Report{}, refusal{err}
 	}
 	queued := b.QueuedQueries
 	if len(queued) == 0 {
@@ -102,10 +102,10 @@ func Run(ctx context.Context, db Runner, b *pgx.Batch, options Options) (Report,
 func Stream(ctx context.Context, db Runner, statements iter.Seq2[*pgx.QueuedQuery, error], options Options) (Report, error) {
 	err := errors.Join(checkRunner(db), options.validate())
 	if statements == nil {
-		err = errors.Join(err, errors.New("pgkeel: batch: the iterator is nil; nothing was sent"))
+		err = errors.Join(err, errors.New("pgkeel: batch: the iterator is nil"))
 	}
 	if err != nil {
-		return Report{}, err
+		return Report{}, refusal{err}
 	}
 	pull, stop := iter.Pull2(statements)
 	defer stop()
@@ -124,27 +124,34 @@ func Stream(ctx context.Context, db Runner, statements iter.Seq2[*pgx.QueuedQuer
 	return call.Report, err
 }
 
+// refusal says what is wrong with a call.
+type refusal struct{ error }
+
+func (r refusal) Error() string            { return r.error.Error() + "; nothing was sent" }
+func (r refusal) Unwrap() error            { return r.error }
+func (refusal) Outcome() providers.Outcome { return providers.OutcomeNotSent }
+
 func checkRunner(db Runner) error {
 	if db == nil {
-		return errors.New("pgkeel: batch: the handle is nil; nothing was sent")
+		return errors.New("pgkeel: batch: the handle is nil")
 	}
 	return nil
 }
 
 func checkBatch(b *pgx.Batch) error {
 	if b == nil {
-		return errors.New("pgkeel: batch: the batch is nil; nothing was sent")
+		return errors.New("pgkeel: batch: the batch is nil")
 	}
 	if pgx.FailedBatchResults(b, errBeginTx).Tx() != nil { // it does not tell itself
 		return errBeginTx
 	}
 	for i, q := range b.QueuedQueries {
 		if q == nil {
-			return fmt.Errorf("pgkeel: batch: statement %d is nil; nothing was sent", i)
+			return fmt.Errorf("pgkeel: batch: statement %d is nil", i)
 		}
 	}
 	return nil
 }
 
-var errBeginTx = errors.New("pgkeel: batch: the batch begins a transaction itself (BeginTx); nothing was sent: " +
+var errBeginTx = errors.New("pgkeel: batch: the batch begins a transaction itself (BeginTx): " +
 	"leave that out, and give its options as Options.Tx")

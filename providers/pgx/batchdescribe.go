@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/pgx/decode"
 )
 
 // described is a statement as the server described it.
@@ -15,10 +16,12 @@ type described struct {
 	sd  *pgconn.StatementDescription
 	// formats are those of its result's columns.
 	formats []int16
+	// columns are how an exchange reads it.
+	columns *decode.Columns
 	dirt    dirt
-	// block says that it needs an explicit transaction, listed that it is about
-	// to be described.
-	block, listed bool
+	// block and commits are those of the item, listed says that it is about to be
+	// described.
+	block, commits, listed bool
 	// err is why it could not be described ahead of its turn.
 	err error
 	// dropped says that it does not fit the schema any more.
@@ -73,7 +76,7 @@ func (d *descriptions) of(sql string, p *Pool) (*described, error) {
 	if err := refusal(sql); err != nil {
 		return nil, err
 	}
-	one := &described{sql: sql, dirt: p.classifier.classify(sql), block: needsBlock(sql)}
+	one := &described{sql: sql, dirt: p.classifier.classify(sql), block: needsBlock(sql), commits: mayCommit(sql)}
 	d.bySQL[sql] = one
 	return one, nil
 }

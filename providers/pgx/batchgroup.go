@@ -108,7 +108,7 @@ func (s *stream) isPlain(it *batchItem) bool {
 		return false
 	}
 	for _, it := range rest {
-		if it.fn != nil || it.block {
+		if it.fn != nil || it.block || it.commits && len(rest) > 1 {
 			return false
 		}
 	}

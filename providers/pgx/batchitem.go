@@ -25,9 +25,10 @@ type batchItem struct {
 	// refused says why it cannot be sent.
 	refused   error
 	described *described
-	// block says that it needs an explicit transaction.
-	block bool
-	group *group
+	// block says that it needs an explicit transaction, commits that it needs one
+	// where it is not alone.
+	block, commits bool
+	group          *group
 	// stale is how it failed without having run.
 	stale error
 }
@@ -146,10 +147,11 @@ func (s *stream) prepare(it *batchItem) {
 	case it.refused != nil:
 	case s.known == nil:
 		it.refused = refusal(it.sql)
-		it.block = needsBlock(it.sql)
+		it.block, it.commits = needsBlock(it.sql), mayCommit(it.sql)
 	default:
-		it.described, it.refused = s.known.of(it.sql, s.pool)
-		it.block = it.refused == nil && it.described.block
+		if it.described, it.refused = s.known.of(it.sql, s.pool); it.refused == nil {
+			it.block, it.commits = it.described.block, it.described.commits
+		}
 	}
 }
 
@@ -160,8 +162,19 @@ func refusal(sql string) error {
 		return &notSentError{errors.New("pgkeel: the statement contains a NUL byte")}
 	case endsTx(sql):
 		return &notSentError{providers.ErrBatchControl}
+	case movesData(sql):
+		return &notSentError{errBatchCopy}
 	}
 	return nil
+}
+
+var errBatchCopy = errors.New("pgkeel: a COPY has no data in a batch, and nobody to write them to; " +
+	"use CopyFrom, CopyFromReader, CopyToWriter or package bulk")
+
+// movesData reports a COPY from or to the client. It would cost the connection.
+func movesData(sql string) bool {
+	first, _ := firstWords(sql)
+	return first == "copy" && (copyIn.matches(sql) || copyOut.matches(sql))
 }
 
 // endsTx reports whether a statement begins or ends a transaction.
@@ -184,6 +197,23 @@ func needsBlock(sql string) bool {
 	switch first, _ := firstWords(sql); first {
 	case "savepoint", "release", "rollback", "set", "lock", "declare":
 		return true
+	}
+	return false
+}
+
+// mayCommit reports whether a statement is one that can commit by itself, and with
+// it all that came before under the same Sync. The server does not let it inside
+// an explicit transaction.
+func mayCommit(sql string) bool {
+	switch first, second := firstWords(sql); first {
+	case "call", "do", "vacuum", "reindex", "cluster":
+		return true
+	case "create", "drop", "alter":
+		switch second {
+		case "database", "tablespace", "subscription", "system":
+			return true
+		}
+		return hasWord(sql, "concurrently")
 	}
 	return false
 }

@@ -522,6 +522,8 @@ func TestBatchStatementThatCannotBeSent(t *testing.T) {
 		"end":               queued("END"),
 		"rollback":          queued("rollback"),
 		"prepare":           queued("prepare transaction 'x'"),
+		"data in":           queued("copy t from stdin"),
+		"data out":          queued("/* all */ COPY (select 1) TO STDOUT (format csv)"),
 	} {
 		for group, want := range map[int]string{0: "rfn", 1: "ofo", 2: "rfo"} {
 			for _, callbacks := range []bool{false, true} {

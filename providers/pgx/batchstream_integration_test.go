@@ -508,6 +508,44 @@ func TestBatchLeavesTheTransactionAsItWas(t *testing.T) {
 	}
 }
 
+// What commits by itself takes what came before it along, and stays when what comes
+// behind it fails: not in a group, which is all or nothing. Alone it may.
+func TestBatchOfWhatCommitsByItself(t *testing.T) {
+	const commit = "do $$ begin insert into t values (5) on conflict do nothing; commit; end $$"
+	for name, tc := range map[string]struct {
+		sql         string
+		group, rest string // the states in a group, and each by itself
+	}{
+		"a block":       {commit, "rfnn", "ooof"},
+		"a procedure":   {"call p()", "rfnn", "ooof"},
+		"a vacuum":      {"vacuum t", "rfnn", "ooof"},
+		"an index":      {"create index concurrently i on t (n)", "rfnn", "ooof"},
+		"a plain block": {"do $$ begin insert into t values (5) on conflict do nothing; end $$", "rrrf", "ooof"},
+	} {
+		for _, mode := range []string{"cache_statement", "exec"} {
+			for _, group := range []int{0, 1} {
+				p := balanced(t, providers.Config{DSN: pgtest.NewDB(t) + "&default_query_exec_mode=" + mode})
+				mustExec(t, p, batchTable+`; create procedure p() language plpgsql as $$ begin insert into t values (5) on conflict do nothing; commit; end $$`)
+				call := callOf(group, append(insertsOf(1), queued(tc.sql), insertsOf(3)[0], insertsOf(3)[0])...)
+				err := p.RunBatch(t.Context(), call)
+				want := tc.rest
+				if group == 0 {
+					want = tc.group
+				}
+				if got := statesOf(call); err == nil || got != want {
+					t.Errorf("%s, %s, groups of %d: %s instead of %s: %v", name, mode, group, got, want, err)
+				}
+				if left := numbersIn(t, p); group == 0 && len(left) != 0 || group == 1 && !slices.Contains(left, 1) {
+					t.Errorf("%s, %s, groups of %d: left are %v", name, mode, group, left)
+				}
+				if err := p.RunBatch(t.Context(), callOf(group, queued(tc.sql))); err != nil && !strings.Contains(err.Error(), "exists") {
+					t.Errorf("%s, %s, groups of %d, alone: %v", name, mode, group, err)
+				}
+			}
+		}
+	}
+}
+
 func TestBatchInATransactionThatFailed(t *testing.T) {
 	p := balanced(t, providers.Config{})
 	tx := begin(t, p, providers.TxOptions{})
