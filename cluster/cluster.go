@@ -59,6 +59,7 @@ type watcher interface {
 	awaitWriter(ctx context.Context) (*server, error)
 	awaitNewer(ctx context.Context, v *view) error
 	trouble(s *server, err error)
+	seek()
 	known() []string
 	stats() Stats
 	close()

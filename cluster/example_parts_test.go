@@ -78,7 +78,7 @@ func ExamplePatroniWith() {
 func ExampleSession_Token() {
 	sender := cluster.NewSession()
 	ctx := cluster.WithSession(context.Background(), sender)
-	providers.CausalityOf(ctx).Note(providers.Position{Timeline: 2, LSN: 0x3000060}, true) // as a write does
+	providers.CausalityOf(ctx).Note(providers.Position{System: 0x68c1b3a29f5e0d17, Timeline: 2, LSN: 0x3000060}, true) // as a write does
 	message := sender.Token()
 	fmt.Println(message)
 
@@ -88,6 +88,6 @@ func ExampleSession_Token() {
 	}
 	fmt.Println(receiver.Token() == message)
 	// Output:
-	// 1.2.3000060
+	// 1.68c1b3a29f5e0d17.2.3000060
 	// true
 }

@@ -208,7 +208,7 @@ func (m *monitor) await(ctx context.Context, good func(v *view) bool) (*view, er
 // publish makes a view of what is known, if it differs from the last one, or if who
 // waits for news has to be told anyway.
 func (m *monitor) publish(anyway bool) {
-	next := &view{doubted: m.doubted, timeline: m.timeline, start: m.beginning, newer: make(chan struct{})}
+	next := &view{system: m.systemID, doubted: m.doubted, timeline: m.timeline, start: m.beginning, newer: make(chan struct{})}
 	if m.writer != nil {
 		next.writer = m.writer.server
 	}
@@ -218,7 +218,7 @@ func (m *monitor) publish(anyway bool) {
 		}
 	}
 	last := m.view()
-	same := last.writer == next.writer && last.doubted == next.doubted && last.timeline == next.timeline &&
+	same := last.system == next.system && last.writer == next.writer && last.doubted == next.doubted && last.timeline == next.timeline &&
 		last.start == next.start && slices.Equal(last.replicas, next.replicas)
 	if same && !anyway {
 		return

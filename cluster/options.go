@@ -109,7 +109,6 @@ func (o Options) Validate() error {
 	fault(o.DiscoverEvery < 0, "DiscoverEvery", "%s is negative; leave it 0 for %s", o.DiscoverEvery, DefaultDiscoverEvery)
 	fault(o.DiscoverEvery > 0 && o.Discovery == nil, "DiscoverEvery", "has no effect without Discovery; leave it out")
 	faults = append(faults, checkPart("Strategy", o.Strategy), checkPart("Discovery", o.Discovery))
-	faults = append(faults, checkPart("Strategy", o.Strategy), checkPart("Discovery", o.Discovery))
 	return errors.Join(faults...)
 }
 

@@ -132,18 +132,19 @@ func (t *trip) enter(s *server, session *Session, need providers.LSN) context.Co
 	if session == nil {
 		return t.ctx
 	}
-	return providers.WithCausality(t.ctx, &providers.Causality{After: need, Note: noteRead(session, s, t.view.timeline)})
+	return providers.WithCausality(t.ctx, &providers.Causality{After: need, Note: noteRead(session, s, t.view)})
 }
 
 // noteRead tells the session, and what is known of the replica, how far it was.
-func noteRead(session *Session, s *server, timeline uint32) func(p providers.Position, ok bool) {
+func noteRead(session *Session, s *server, v *view) func(p providers.Position, ok bool) {
+	system, timeline := v.system, v.timeline
 	return func(p providers.Position, ok bool) {
 		if !ok {
 			return // a read leaves nothing behind
 		}
 		raise(s, p.Replayed)
 		p.Timeline = cmp.Or(p.Timeline, timeline)
-		session.saw(p.Timeline, p)
+		session.saw(cmp.Or(p.System, system), p.Timeline, p)
 	}
 }
 
@@ -185,9 +186,9 @@ func (t *trip) needs(session *Session) (lsn providers.LSN, primary bool, err err
 	if session == nil {
 		return 0, false, nil
 	}
-	timeline, lsn, unknown := session.needs()
+	timeline, lsn, unknown := session.needs(t.view.system)
 	for timeline > t.view.timeline {
-		t.cluster.monitor.trouble(t.view.writer, errOldPrimary)
+		t.cluster.monitor.seek()
 		if err := t.pass(errOldPrimary); err != nil {
 			return 0, false, err
 		}

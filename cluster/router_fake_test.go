@@ -29,6 +29,7 @@ type stage struct {
 	visits   []string // where operations went
 	troubles []string
 	calls    int // of awaitNewer
+	sought   int
 }
 
 const primaryName = "primary"
@@ -36,7 +37,7 @@ const primaryName = "primary"
 // newStage is a cluster of a primary and those replicas.
 func newStage(t *testing.T, opts Options, replicas ...string) *stage {
 	s := &stage{t: t, pools: map[string]*fakePool{}, names: replicas}
-	v := &view{timeline: 1, newer: make(chan struct{}), writer: fakeServer(primaryName)}
+	v := &view{system: here, timeline: 1, newer: make(chan struct{}), writer: fakeServer(primaryName)}
 	for _, name := range replicas {
 		v.replicas = append(v.replicas, fakeServer(name))
 	}
@@ -134,6 +135,12 @@ func (s *stage) trouble(at *server, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.troubles = append(s.troubles, at.dsn+": "+err.Error())
+}
+
+func (s *stage) seek() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sought++
 }
 
 func (s *stage) known() []string { return []string{"a server: no answer"} }

@@ -390,7 +390,7 @@ func TestTrap39SessionsSeeTheirOwn(t *testing.T) {
 	}
 	// What a session saw on one replica it sees on the other.
 	replay(nodes.Standbys()[1], false)
-	must(t, nodes.Standbys()[1].WaitForReplay(t.Context(), session.lsn.String()))
+	must(t, nodes.Standbys()[1].WaitForReplay(t.Context(), session.places[0].lsn.String()))
 	other := NewSession()
 	watcher := providers.WithReadOnly(WithSession(t.Context(), other))
 	last := 0

@@ -20,7 +20,7 @@ func (s *stage) at(name string, p providers.Position) {
 }
 
 func standbyAt(lsn providers.LSN) providers.Position {
-	return providers.Position{Standby: true, LSN: lsn, Replayed: lsn}
+	return providers.Position{System: here, Standby: true, LSN: lsn, Replayed: lsn}
 }
 
 // sessionStage is a cluster whose session has written up to 100, and a context of it
@@ -51,7 +51,7 @@ func TestSessionReadsWhereItsWritesAre(t *testing.T) {
 	if after := s.pools["b"].after; !slices.Equal(after, []providers.LSN{100, 120, 120}) {
 		t.Errorf("it was asked to come behind %v", after)
 	}
-	if _, lsn, _ := session.needs(); lsn != 120 {
+	if _, lsn, _ := session.needs(here); lsn != 120 {
 		t.Errorf("the session saw %s", lsn)
 	}
 }
@@ -123,7 +123,7 @@ func TestTrap38SessionOfAnOlderTimeline(t *testing.T) {
 	if from, err := read(ctx, s, "select 1"); err != nil || from != "a" {
 		t.Errorf("%s: %v", from, err)
 	}
-	if timeline, _, _ := session.needs(); timeline != 2 {
+	if timeline, _, _ := session.needs(here); timeline != 2 {
 		t.Errorf("the session is on timeline %d", timeline)
 	}
 }
@@ -133,7 +133,7 @@ func TestTrap38SessionOfAnOlderTimeline(t *testing.T) {
 func TestSessionOfANewerTimeline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, session, ctx := sessionStage(t, "a")
-		session.saw(2, standbyAt(300))
+		session.saw(here, 2, standbyAt(300))
 		s.at("a", standbyAt(300))
 		for _, ctx := range []context.Context{ctx, PreferPrimary(ctx)} {
 			_, err := read(ctx, s, "select 1")
@@ -142,8 +142,8 @@ func TestSessionOfANewerTimeline(t *testing.T) {
 			}
 		}
 		s.expect()
-		if len(s.troubles) == 0 {
-			t.Error("nobody was told to look")
+		if s.sought == 0 || len(s.troubles) > 0 {
+			t.Errorf("they were asked for %d times, and put in doubt by %q", s.sought, s.troubles)
 		}
 		go func() {
 			<-time.After(time.Second)
@@ -153,4 +153,27 @@ func TestSessionOfANewerTimeline(t *testing.T) {
 			t.Errorf("%s: %v", from, err)
 		}
 	})
+}
+
+// A token of another cluster neither makes reads wait nor goes for one of this: the
+// first read is from the primary, and the next ones are behind that.
+func TestTokenOfAnotherCluster(t *testing.T) {
+	s := newStage(t, Options{}, "a")
+	s.at(primaryName, primaryAt(1, 100))
+	s.at("a", standbyAt(90))
+	session := NewSession()
+	if err := session.Merge("1.b.9.5000"); err != nil {
+		t.Fatal(err)
+	}
+	ctx := providers.WithReadOnly(WithSession(t.Context(), session))
+	if from, err := read(ctx, s, "select 1"); err != nil || from != primaryName {
+		t.Errorf("%s: %v", from, err)
+	}
+	s.at("a", standbyAt(100))
+	if from, err := read(ctx, s, "select 1"); err != nil || from != "a" {
+		t.Errorf("%s: %v", from, err)
+	}
+	if s.sought != 0 {
+		t.Error("a newer primary was looked for")
+	}
 }

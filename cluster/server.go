@@ -32,6 +32,8 @@ type readPool struct{ providers.Pool }
 // view is what is known of the cluster at a moment. It is never changed: a newer
 // one takes its place.
 type view struct {
+	// system is the identifier of the cluster, 0 while it is not known.
+	system uint64
 	// writer is the primary, nil while none is known.
 	writer *server
 	// doubted says that somebody had trouble with the writer, which is being looked

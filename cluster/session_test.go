@@ -11,13 +11,16 @@ import (
 	"github.com/pgkeel/pgkeel/providers"
 )
 
+// here is the cluster of most tests, and elsewhere another one.
+const here, elsewhere = 7, 11
+
 func primaryAt(timeline uint32, lsn providers.LSN) providers.Position {
-	return providers.Position{Timeline: timeline, LSN: lsn, Replayed: lsn}
+	return providers.Position{System: here, Timeline: timeline, LSN: lsn, Replayed: lsn}
 }
 
 func wantNeeds(t *testing.T, s *Session, timeline uint32, lsn providers.LSN, unknown bool) {
 	t.Helper()
-	if gotT, gotL, gotU := s.needs(); gotT != timeline || gotL != lsn || gotU != unknown {
+	if gotT, gotL, gotU := s.needs(here); gotT != timeline || gotL != lsn || gotU != unknown {
 		t.Errorf("it needs %d %v %t, want %d %v %t", gotT, gotL, gotU, timeline, lsn, unknown)
 	}
 }
@@ -53,10 +56,10 @@ func TestWhatASessionNotes(t *testing.T) {
 		return func(s *Session) { s.wrote(primaryAt(timeline, lsn), true) }
 	}
 	saw := func(timeline uint32, p providers.Position) step {
-		return func(s *Session) { s.saw(timeline, p) }
+		return func(s *Session) { s.saw(here, timeline, p) }
 	}
 	standby := func(lsn providers.LSN) providers.Position {
-		return providers.Position{Standby: true, LSN: lsn, Replayed: lsn - 1}
+		return providers.Position{System: here, Standby: true, LSN: lsn, Replayed: lsn - 1}
 	}
 	lost := step(func(s *Session) { s.wrote(providers.Position{}, false) })
 	for what, c := range map[string]struct {
@@ -104,7 +107,7 @@ func TestTheEndOfADoubt(t *testing.T) {
 	read.Note(primaryAt(1, 20), true)
 	wantNeeds(t, s, 1, 20, true)
 
-	s.resolving().Note(providers.Position{Standby: true, LSN: 30}, true)
+	s.resolving().Note(providers.Position{System: here, Standby: true, LSN: 30}, true)
 	wantNeeds(t, s, 1, 20, true)
 	s.resolving().Note(providers.Position{}, false)
 	wantNeeds(t, s, 1, 20, true)
@@ -128,7 +131,7 @@ func TestASessionOfMany(t *testing.T) {
 			for n := range 200 {
 				lsn := providers.LSN(n*8 + i)
 				s.wrote(primaryAt(1, lsn), true)
-				s.saw(1, providers.Position{Standby: true, LSN: lsn})
+				s.saw(here, 1, providers.Position{System: here, Standby: true, LSN: lsn})
 				if err := s.Merge(s.Token()); err != nil {
 					t.Error(err)
 				}
@@ -147,15 +150,15 @@ func TestToken(t *testing.T) {
 		lsn      providers.LSN
 		doubt    bool
 	}{
-		"":                              {},
-		"1.0.0.u":                       {doubt: true},
-		"1.0.1f":                        {lsn: 0x1f},
-		"1.2.3000060":                   {timeline: 2, lsn: 0x3000060},
-		"1.a.3000060.u":                 {timeline: 10, lsn: 0x3000060, doubt: true},
-		"1.ffffffff.ffffffffffffffff.u": {timeline: 1<<32 - 1, lsn: 1<<64 - 1, doubt: true},
+		"":                                {},
+		"1.u":                             {doubt: true},
+		"1.7.0.1f":                        {lsn: 0x1f},
+		"1.7.2.3000060":                   {timeline: 2, lsn: 0x3000060},
+		"1.7.a.3000060.u":                 {timeline: 10, lsn: 0x3000060, doubt: true},
+		"1.7.ffffffff.ffffffffffffffff.u": {timeline: 1<<32 - 1, lsn: 1<<64 - 1, doubt: true},
 	} {
 		s := NewSession()
-		s.advance(c.timeline, c.lsn)
+		s.advance(here, c.timeline, c.lsn)
 		if c.doubt {
 			s.Doubt()
 		}
@@ -171,10 +174,14 @@ func TestToken(t *testing.T) {
 }
 
 var malformed = []string{
-	" ", "1", "1.", "1.2", "1.2.", "1..3", "1.2.3.", "1.2.3.u.", "1.2.3.U", "1.2.3.v", "1.2.3.u.u", "1.2.3.4", "1.2.3u", ".1.2.3",
-	"0.2.3", "2.2.3", "01.2.3", "v1.2.3", "1.0.0", "1.02.3", "1.2.03", "1.-2.3", "1.+2.3", "1.2.0x3", "1.2.3_0", "1.A.3", "1.2.B",
-	"1.100000000.3", "1.2.10000000000000000", "1.2. 3", "1.2.3 ", "1.2.3\n", "1.2.3\x00", "1.2.3,1.2.3", "1.2.g", "1.2.3.u.1.2.3.u",
-	"1.2.٣", strings.Repeat("1", 1<<20), strings.Repeat(".", 1<<20), "1.2.0/3000060",
+	" ", "1", "1.", "1.7", "1.7.2", "1.7.2.", "1.7..3", "1..2.3", "1.7.2.3.", "1.7.2.3.u.", "1.7.2.3.U", "1.7.2.3.v", "1.7.2.3.u.u",
+	"1.7.2.3.4", "1.7.2.3u", ".1.7.2.3", "0.7.2.3", "2.7.2.3", "01.7.2.3", "v1.7.2.3", "1.7.0.0", "1.0.2.3", "1.07.2.3", "1.7.02.3",
+	"1.7.2.03", "1.-7.2.3", "1.7.-2.3", "1.7.+2.3", "1.7.2.0x3", "1.7.2.3_0", "1.7.A.3", "1.7.2.B", "1.B.2.3", "1.7.100000000.3",
+	"1.7.2.10000000000000000", "1.10000000000000000.2.3", "1.7.2. 3", "1.7.2.3 ", "1.7.2.3\n", "1.7.2.3\x00", "1.7.2.3,1.7.2.3",
+	"1.7.2.g", "1.7.2.3.u.1.7.2.3.u", "1.7.2.٣", "1.2.3", "1.2.3000060.u", "u", ".u", "1.u.u", "1.u.7.2.3", "1.7.2.0/3000060",
+	"1.7.2.3.7.2.3", "1.8.2.3.7.2.3", "1.7.2.3.8.2", "1.7.2.3.8.0.0", // one cluster twice, out of order, and so on
+	"1.1.2.3.2.2.3.3.2.3.4.2.3.5.2.3.6.2.3.7.2.3.8.2.3.9.2.3",
+	strings.Repeat("1", 1<<20), strings.Repeat(".", 1<<20), "1" + strings.Repeat(".1.1.1", 1<<18),
 }
 
 func TestMergeOfWhatIsNoToken(t *testing.T) {
@@ -196,7 +203,8 @@ func FuzzMerge(f *testing.F) {
 	for _, text := range malformed[:len(malformed)-3] {
 		f.Add(text)
 	}
-	f.Add("1.2.3000060.u")
+	f.Add("1.7.2.3000060.u")
+	f.Add("1.7.2.3000060.68c1b3a29f5e0d17.1.a.u")
 	f.Fuzz(func(t *testing.T, text string) {
 		s := NewSession()
 		if err := s.Merge(text); err != nil {
@@ -217,8 +225,8 @@ func TestMergingIsAJoin(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	some := func() string {
 		s := NewSession()
-		if random.IntN(8) > 0 {
-			s.advance(random.Uint32N(3), providers.LSN(random.Uint64N(4)))
+		for range random.IntN(4) {
+			s.advance(1+random.Uint64N(4), random.Uint32N(3), providers.LSN(random.Uint64N(4)))
 		}
 		if random.IntN(4) == 0 {
 			s.Doubt()
@@ -253,5 +261,91 @@ func TestMergingIsAJoin(t *testing.T) {
 		if join(join(a, b), a) != join(a, b) {
 			t.Fatalf("something was lost: %s", what)
 		}
+	}
+}
+
+// Each cluster has a place of its own. What another one tells of its log does not make
+// a read here stale, nor wait.
+func TestSessionOfSeveralClusters(t *testing.T) {
+	s := NewSession()
+	there := providers.Position{System: elsewhere, Timeline: 9, LSN: 1 << 40}
+	s.wrote(primaryAt(2, 100), true)
+	s.wrote(there, true)
+	wantNeeds(t, s, 2, 100, false)
+	s.wrote(primaryAt(2, 120), true)
+	wantNeeds(t, s, 2, 120, false)
+	if token := s.Token(); token != "1.7.2.78.b.9.10000000000" {
+		t.Errorf("%q", token)
+	}
+	if timeline, lsn, unknown := s.needs(elsewhere); timeline != 9 || lsn != 1<<40 || unknown {
+		t.Errorf("%d %v %t", timeline, lsn, unknown)
+	}
+	// Nobody knows which of them a doubt is about, so it ends for each of its own.
+	s.Doubt()
+	s.resolving().Note(there, true)
+	wantNeeds(t, s, 2, 120, true)
+	if token := s.Token(); token != "1.7.2.78.b.9.10000000000.u" {
+		t.Errorf("%q", token)
+	}
+	s.resolving().Note(primaryAt(2, 120), true)
+	wantNeeds(t, s, 2, 120, false)
+	if token := s.Token(); strings.HasSuffix(token, "u") {
+		t.Errorf("%q", token)
+	}
+}
+
+// A cluster that the session has not met while it has met others is read from its
+// primary first.
+func TestSessionOfAnotherClustersToken(t *testing.T) {
+	s := NewSession()
+	if err := s.Merge("1.b.9.10000000000"); err != nil {
+		t.Fatal(err)
+	}
+	wantNeeds(t, s, 0, 0, true)
+	s.resolving().Note(primaryAt(1, 50), true)
+	wantNeeds(t, s, 1, 50, false)
+}
+
+// What does not say whose log it is of is in doubt.
+func TestPositionOfNoCluster(t *testing.T) {
+	for what, note := range map[string]func(s *Session){
+		"a write": func(s *Session) { s.wrote(providers.Position{Timeline: 1, LSN: 20}, true) },
+		"a read":  func(s *Session) { s.saw(0, 1, providers.Position{Standby: true, LSN: 20}) },
+	} {
+		s := NewSession()
+		s.wrote(primaryAt(1, 10), true)
+		if note(s); s.Token() != "1.7.1.a.u" {
+			t.Errorf("%s: %q", what, s.Token())
+		}
+	}
+}
+
+// A stranger's tokens do not make a session grow, and what it forgets because of them
+// is not read from a replica.
+func TestSessionOfManyClusters(t *testing.T) {
+	for _, systems := range [][2]uint64{{100, 200}, {1, 5}} { // behind this one, and most of them before it
+		s := NewSession()
+		s.wrote(primaryAt(1, 10), true)
+		for system := systems[0]; system < systems[1]+100; system += 3 {
+			if err := s.Merge(fmt.Sprintf("1.%x.1.1", system)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, _, unknown := s.needs(here); !unknown {
+			t.Error("the place was forgotten without a doubt")
+		}
+		if token := s.Token(); len(token) > maxToken || NewSession().Merge(token) != nil {
+			t.Errorf("%q", token)
+		}
+		for range 2 { // the first has it forget another one
+			s.resolving().Note(primaryAt(1, 20), true)
+		}
+		wantNeeds(t, s, 1, 20, false)
+	}
+}
+
+func TestNoSession(t *testing.T) {
+	if token := SessionOf(t.Context()).Token(); token != "" {
+		t.Errorf("%q", token)
 	}
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,10 +12,14 @@ import (
 
 // writing is what is known of the primary.
 type writing struct {
-	// system is the identifier of the cluster, that of the first primary. impatient
-	// says that not all hosts have to be looked at to tell.
+	// system is the identifier of the cluster, that of the first primary, and systemID
+	// the same as a number. impatient says that not all hosts have to be looked at to
+	// tell.
 	system    string
+	systemID  uint64
 	impatient bool
+	// sought is when somebody asked last for a newer primary.
+	sought time.Time
 	// writer is the primary, nil while none is known.
 	writer *peer
 	// doubted says that it is being looked at because of trouble.
@@ -74,6 +79,7 @@ func (m *monitor) nameSystem() bool {
 	for _, w := range m.peers {
 		if w.primary() && w.err == nil {
 			m.system = w.last.system
+			m.systemID, _ = strconv.ParseUint(m.system, 10, 64)
 			for _, other := range m.peers {
 				m.recognize(other)
 			}
@@ -185,6 +191,19 @@ func (m *monitor) doubt() {
 		m.doubted = true
 		m.publish(false)
 	}
+	m.search()
+}
+
+// seek has all servers looked at, because somebody knows of a newer primary than the
+// one that is known here. That may be made up, so it puts nobody in doubt, and it is
+// not done more often than a search does it.
+func (m *monitor) seek() {
+	m.mu.Lock()
+	defer m.unlock()
+	if time.Since(m.sought) < longestSearchPause {
+		return
+	}
+	m.sought = time.Now()
 	m.search()
 }
 

@@ -28,6 +28,9 @@ func ParseLSN(text string) (LSN, error) {
 
 // Position is how far a server was when an operation had ended.
 type Position struct {
+	// System is the identifier of the database cluster, whose log it is: positions in
+	// the logs of two have nothing to do with each other.
+	System uint64
 	// Standby says that the server was one.
 	Standby bool
 	// Timeline of the log; 0 on a standby, which does not tell.

@@ -33,7 +33,8 @@ const PositionSQL = `select r::pg_catalog.text,
 	case when not r then pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) end,
 	(case when r then pg_catalog.pg_last_wal_receive_lsn() else pg_catalog.pg_current_wal_insert_lsn() end)::pg_catalog.text,
 	(case when r then pg_catalog.pg_last_wal_replay_lsn() end)::pg_catalog.text,
-	pg_catalog.current_setting('wal_block_size')
+	pg_catalog.current_setting('wal_block_size'),
+	(select system_identifier::pg_catalog.text from pg_catalog.pg_control_system())
 	from (select pg_catalog.pg_is_in_recovery() as r offset 0) as s`
 
 // LongestCommit is how far what can be seen on a standby may be ahead of what it
@@ -41,12 +42,18 @@ const PositionSQL = `select r::pg_catalog.text,
 // as long as that when its transaction changed the schema of thousands of tables.
 const LongestCommit = 1 << 20
 
+// PositionColumns is how many columns [PositionSQL] has.
+const PositionColumns = 6
+
 // ReadPosition reads the row of [PositionSQL], all of whose columns are text; NULL
 // is empty.
 func ReadPosition(row [][]byte) (p Position, err error) {
-	const columns, timelineDigits = 5, 8
-	if len(row) != columns {
-		return p, fmt.Errorf("pgkeel: a position of %d columns; PositionSQL has %d", len(row), columns)
+	const timelineDigits = 8
+	if len(row) != PositionColumns {
+		return p, fmt.Errorf("pgkeel: a position of %d columns; PositionSQL has %d", len(row), PositionColumns)
+	}
+	if p.System, err = strconv.ParseUint(string(row[5]), 10, 64); err != nil {
+		return p, fmt.Errorf("pgkeel: a position of the cluster %q: %w", row[5], err)
 	}
 	file, place, replayed := string(row[1]), string(row[2]), string(row[3])
 	if p.Standby = string(row[0]) == "true"; p.Standby {

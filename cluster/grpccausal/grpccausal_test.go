@@ -24,7 +24,7 @@ import (
 // write is a write at that position of timeline 1, through a handle.
 func write(ctx context.Context, lsn providers.LSN) {
 	if c := providers.CausalityOf(ctx); c != nil {
-		c.Note(providers.Position{Timeline: 1, LSN: lsn, Replayed: lsn}, true)
+		c.Note(providers.Position{System: 7, Timeline: 1, LSN: lsn, Replayed: lsn}, true)
 	}
 }
 
@@ -171,13 +171,13 @@ func TestThereAndBack(t *testing.T) {
 				came, behind string
 				code         codes.Code
 			}{
-				"a write":                {service: service{at: 20}, before: 10, came: "1.1.a", behind: "1.1.14"},
-				"nothing":                {before: 10, came: "1.1.a", behind: "1.1.a"},
+				"a write":                {service: service{at: 20}, before: 10, came: "1.7.1.a", behind: "1.7.1.14"},
+				"nothing":                {before: 10, came: "1.7.1.a", behind: "1.7.1.a"},
 				"nothing at all":         {},
-				"an empty session":       {service: service{at: 20}, behind: "1.1.14"},
-				"an error":               {service: service{at: 20, fault: status.Error(codes.NotFound, "x")}, behind: "1.1.14", code: codes.NotFound},
-				"a token of the service": {service: service{at: 20, trailer: metadata.Pairs(grpccausal.Key, "1.1.1e")}, behind: "1.1.1e"},
-				"what is none":           {service: service{trailer: metadata.Pairs(grpccausal.Key, "?")}, before: 1, came: "1.1.1", behind: "1.1.1.u"},
+				"an empty session":       {service: service{at: 20}, behind: "1.7.1.14"},
+				"an error":               {service: service{at: 20, fault: status.Error(codes.NotFound, "x")}, behind: "1.7.1.14", code: codes.NotFound},
+				"a token of the service": {service: service{at: 20, trailer: metadata.Pairs(grpccausal.Key, "1.7.1.1e")}, behind: "1.7.1.1e"},
+				"what is none":           {service: service{trailer: metadata.Pairs(grpccausal.Key, "?")}, before: 1, came: "1.7.1.1", behind: "1.7.1.1.u"},
 			} {
 				t.Run(what, func(t *testing.T) {
 					client := serve(t, &c.service, true, true)
@@ -201,23 +201,23 @@ func TestWhatTheCallerSends(t *testing.T) {
 			s := &service{at: 20, trailer: metadata.Pairs("x-own", "y")}
 			client := serve(t, s, true, true)
 			ctx, _ := sessionAt(t, 10)
-			ctx = metadata.AppendToOutgoingContext(ctx, grpccausal.Key, "1.9.9", "x-own", "x")
+			ctx = metadata.AppendToOutgoingContext(ctx, grpccausal.Key, "1.7.9.9", "x-own", "x")
 			var trailer metadata.MD
 			opts := make([]grpc.CallOption, 1, 3)
 			opts[0] = grpc.Trailer(&trailer)
 			if err := call(ctx, client, opts...); err != nil {
 				t.Fatal(err)
 			}
-			if came := <-s.saw; came != "1.1.a" {
+			if came := <-s.saw; came != "1.7.1.a" {
 				t.Errorf("the server saw %q", came)
 			}
-			if trailer.Get("x-own")[0] != "y" || trailer.Get(grpccausal.Key)[0] != "1.1.14" {
+			if trailer.Get("x-own")[0] != "y" || trailer.Get(grpccausal.Key)[0] != "1.7.1.14" {
 				t.Errorf("%v", trailer)
 			}
 			if opts[:2][1] != nil {
 				t.Error("the caller's options were written over")
 			}
-			if md, _ := metadata.FromOutgoingContext(ctx); md.Get(grpccausal.Key)[0] != "1.9.9" {
+			if md, _ := metadata.FromOutgoingContext(ctx); md.Get(grpccausal.Key)[0] != "1.7.9.9" {
 				t.Errorf("the caller's metadata were changed: %v", md)
 			}
 		})
@@ -234,7 +234,7 @@ func TestOneEndAlone(t *testing.T) {
 			if err := call(ctx, client); err != nil {
 				t.Fatal(err)
 			}
-			if came := <-s.saw; came != "none" || session.Token() != "1.1.a" {
+			if came := <-s.saw; came != "none" || session.Token() != "1.7.1.a" {
 				t.Errorf("the server saw %q, the session is %q", came, session.Token())
 			}
 			s = &service{at: 20}
@@ -257,7 +257,7 @@ func TestMalformed(t *testing.T) {
 	client := serve(t, s, true, false)
 	for kind, call := range calls {
 		for what, tokens := range map[string][]string{
-			"none": {"secret"}, "two": {"1.2.3", "1.2.3"}, "halves": {"1.2", ".3"}, "huge": {strings.Repeat("1", 5000)}, "newer": {"2.2.3"},
+			"none": {"secret"}, "two": {"1.7.2.3", "1.7.2.3"}, "halves": {"1.7.2", ".3"}, "huge": {strings.Repeat("1", 5000)}, "newer": {"2.7.2.3"},
 		} {
 			t.Run(kind+"/"+what, func(t *testing.T) {
 				ctx := t.Context()
@@ -282,8 +282,8 @@ func TestMalformed(t *testing.T) {
 func TestALostAnswer(t *testing.T) {
 	for kind, call := range calls {
 		for code, want := range map[codes.Code]string{
-			codes.Unavailable: "1.1.a.u", codes.DeadlineExceeded: "1.1.a.u", codes.Canceled: "1.1.a.u",
-			codes.Unimplemented: "1.1.a", codes.PermissionDenied: "1.1.a",
+			codes.Unavailable: "1.7.1.a.u", codes.DeadlineExceeded: "1.7.1.a.u", codes.Canceled: "1.7.1.a.u",
+			codes.Unimplemented: "1.7.1.a", codes.PermissionDenied: "1.7.1.a",
 		} {
 			t.Run(kind+"/"+code.String(), func(t *testing.T) {
 				client := serve(t, &service{fault: status.Error(code, "x")}, false, true)

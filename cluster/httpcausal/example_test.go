@@ -35,10 +35,10 @@ func Example() {
 
 	// What is read with ctx from now on is read where the order is.
 	fmt.Println(answer.StatusCode, cluster.SessionOf(ctx).Token())
-	// Output: 201 1.3.2a0
+	// Output: 201 1.7.3.2a0
 }
 
 // writeOrder is a write through a handle, which tells the session its position.
 func writeOrder(ctx context.Context) {
-	providers.CausalityOf(ctx).Note(providers.Position{Timeline: 3, LSN: 0x2a0}, true)
+	providers.CausalityOf(ctx).Note(providers.Position{System: 7, Timeline: 3, LSN: 0x2a0}, true)
 }

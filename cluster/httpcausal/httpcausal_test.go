@@ -18,7 +18,7 @@ import (
 
 // write is a write at that position of timeline 1, through a handle.
 func write(ctx context.Context, lsn providers.LSN) {
-	providers.CausalityOf(ctx).Note(providers.Position{Timeline: 1, LSN: lsn, Replayed: lsn}, true)
+	providers.CausalityOf(ctx).Note(providers.Position{System: 7, Timeline: 1, LSN: lsn, Replayed: lsn}, true)
 }
 
 // serve is a server with the middleware in front of the handler.
@@ -55,30 +55,30 @@ func TestTheTokenOfAnAnswer(t *testing.T) {
 		answer func(w http.ResponseWriter, r *http.Request)
 		want   string
 	}{
-		"nothing":  {func(http.ResponseWriter, *http.Request) {}, "1.1.a"},
-		"a status": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }, "1.1.a"},
-		"a body":   {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "x") }, "1.1.a"},
-		"a copy":   {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.Copy(w, strings.NewReader("x")) }, "1.1.a"},
-		"a flush":  {func(w http.ResponseWriter, _ *http.Request) { w.(http.Flusher).Flush() }, "1.1.a"},
-		"an error": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", http.StatusInternalServerError) }, "1.1.a"},
+		"nothing":  {func(http.ResponseWriter, *http.Request) {}, "1.7.1.a"},
+		"a status": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }, "1.7.1.a"},
+		"a body":   {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "x") }, "1.7.1.a"},
+		"a copy":   {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.Copy(w, strings.NewReader("x")) }, "1.7.1.a"},
+		"a flush":  {func(w http.ResponseWriter, _ *http.Request) { w.(http.Flusher).Flush() }, "1.7.1.a"},
+		"an error": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", http.StatusInternalServerError) }, "1.7.1.a"},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", "")
 			w.WriteHeader(http.StatusFound)
-		}, "1.1.a"},
-		"flushed otherwise": {func(w http.ResponseWriter, _ *http.Request) { _ = http.NewResponseController(w).Flush() }, "1.1.a"},
-		"and then a write":  {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusOK); write(r.Context(), 11) }, "1.1.a"},
-		"a write, then it":  {func(w http.ResponseWriter, r *http.Request) { write(r.Context(), 11); w.WriteHeader(http.StatusOK) }, "1.1.b"},
+		}, "1.7.1.a"},
+		"flushed otherwise": {func(w http.ResponseWriter, _ *http.Request) { _ = http.NewResponseController(w).Flush() }, "1.7.1.a"},
+		"and then a write":  {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusOK); write(r.Context(), 11) }, "1.7.1.a"},
+		"a write, then it":  {func(w http.ResponseWriter, r *http.Request) { write(r.Context(), 11); w.WriteHeader(http.StatusOK) }, "1.7.1.b"},
 		"nothing copied": {func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(w, strings.NewReader(""))
 			write(r.Context(), 11)
-		}, "1.1.b"},
+		}, "1.7.1.b"},
 		"information ahead": {func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusEarlyHints)
 			write(r.Context(), 11)
-		}, "1.1.b"},
-		"another's token": {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set(httpcausal.Header, "1.1.c") }, "1.1.c"},
-		"an older one":    {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set(httpcausal.Header, "1.1.2") }, "1.1.a"},
-		"another's none":  {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set(httpcausal.Header, "?") }, "1.1.a.u"},
+		}, "1.7.1.b"},
+		"another's token": {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set(httpcausal.Header, "1.7.1.c") }, "1.7.1.c"},
+		"an older one":    {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set(httpcausal.Header, "1.7.1.2") }, "1.7.1.a"},
+		"another's none":  {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set(httpcausal.Header, "?") }, "1.7.1.a.u"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			s := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -107,13 +107,13 @@ func TestTheTokenOfARequest(t *testing.T) {
 	}{
 		"none":       {},
 		"empty":      {tokens: []string{""}},
-		"one":        {tokens: []string{"1.2.3"}, want: "1.2.3"},
-		"a doubt":    {tokens: []string{"1.2.3.u"}, want: "1.2.3.u"},
+		"one":        {tokens: []string{"1.7.2.3"}, want: "1.7.2.3"},
+		"a doubt":    {tokens: []string{"1.7.2.3.u"}, want: "1.7.2.3.u"},
 		"no token":   {tokens: []string{"secret"}, bad: true},
-		"another":    {tokens: []string{"2.2.3"}, bad: true},
-		"two":        {tokens: []string{"1.2.3", "1.2.3"}, bad: true},
-		"two halves": {tokens: []string{"1.2", ".3"}, bad: true},
-		"joined":     {tokens: []string{"1.2.3, 1.2.3"}, bad: true},
+		"another":    {tokens: []string{"2.7.2.3"}, bad: true},
+		"two":        {tokens: []string{"1.7.2.3", "1.7.2.3"}, bad: true},
+		"two halves": {tokens: []string{"1.7.2", ".3"}, bad: true},
+		"joined":     {tokens: []string{"1.7.2.3, 1.7.2.3"}, bad: true},
 		"huge":       {tokens: []string{strings.Repeat("1", 100_000)}, bad: true},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -139,10 +139,10 @@ func TestASessionOfTheRequest(t *testing.T) {
 		write(r.Context(), 7)
 	}))
 	r := httptest.NewRequest(http.MethodGet, "/", http.NoBody).WithContext(cluster.WithSession(t.Context(), session))
-	r.Header.Set(httpcausal.Header, "1.1.5")
+	r.Header.Set(httpcausal.Header, "1.7.1.5")
 	answer := httptest.NewRecorder()
 	handler.ServeHTTP(answer, r)
-	if got := answer.Header().Get(httpcausal.Header); got != "1.1.7" || session.Token() != got {
+	if got := answer.Header().Get(httpcausal.Header); got != "1.7.1.7" || session.Token() != got {
 		t.Errorf("%q, and the session is %q", got, session.Token())
 	}
 }
@@ -243,7 +243,7 @@ func TestThereAndBack(t *testing.T) {
 	session := cluster.NewSession()
 	write(cluster.WithSession(t.Context(), session), 10)
 	r, err := do(t, transport, session, http.MethodPost, s.URL)
-	if err != nil || came != "1.1.a" || session.Token() != "1.1.14" {
+	if err != nil || came != "1.7.1.a" || session.Token() != "1.7.1.14" {
 		t.Errorf("%v: the server saw %q, the client %q", err, came, session.Token())
 	}
 	if len(r.Header) > 0 {
@@ -278,17 +278,17 @@ func TestWhatComesBack(t *testing.T) {
 		answer answers
 		want   string
 	}{
-		"a token":                  {http.MethodGet, answers{200, []string{"1.2.3"}, nil}, "1.2.3"},
-		"two":                      {http.MethodGet, answers{200, []string{"1.2.3", "1.2.4"}, nil}, "1.2.4"},
-		"an older one":             {http.MethodPost, answers{200, []string{"1.1.3"}, nil}, "1.1.9"},
-		"none":                     {http.MethodPost, answers{200, nil, nil}, "1.1.9"},
-		"what is none":             {http.MethodGet, answers{200, []string{"?"}, nil}, "1.1.9.u"},
-		"a lost write":             {http.MethodPost, answers{0, nil, boom}, "1.1.9.u"},
-		"a lost read":              {http.MethodGet, answers{0, nil, boom}, "1.1.9"},
-		"a failed write":           {http.MethodPut, answers{502, nil, nil}, "1.1.9.u"},
-		"a failed write, a token":  {http.MethodPut, answers{500, []string{"1.1.a"}, nil}, "1.1.a"},
-		"a failed read":            {http.MethodHead, answers{502, nil, nil}, "1.1.9"},
-		"a write that was refused": {http.MethodPut, answers{404, nil, nil}, "1.1.9"},
+		"a token":                  {http.MethodGet, answers{200, []string{"1.7.2.3"}, nil}, "1.7.2.3"},
+		"two":                      {http.MethodGet, answers{200, []string{"1.7.2.3", "1.7.2.4"}, nil}, "1.7.2.4"},
+		"an older one":             {http.MethodPost, answers{200, []string{"1.7.1.3"}, nil}, "1.7.1.9"},
+		"none":                     {http.MethodPost, answers{200, nil, nil}, "1.7.1.9"},
+		"what is none":             {http.MethodGet, answers{200, []string{"?"}, nil}, "1.7.1.9.u"},
+		"a lost write":             {http.MethodPost, answers{0, nil, boom}, "1.7.1.9.u"},
+		"a lost read":              {http.MethodGet, answers{0, nil, boom}, "1.7.1.9"},
+		"a failed write":           {http.MethodPut, answers{502, nil, nil}, "1.7.1.9.u"},
+		"a failed write, a token":  {http.MethodPut, answers{500, []string{"1.7.1.a"}, nil}, "1.7.1.a"},
+		"a failed read":            {http.MethodHead, answers{502, nil, nil}, "1.7.1.9"},
+		"a write that was refused": {http.MethodPut, answers{404, nil, nil}, "1.7.1.9"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			session := cluster.NewSession()

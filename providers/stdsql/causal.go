@@ -95,7 +95,7 @@ func (o *order) ask(ctx context.Context) (providers.Position, error) {
 	}
 	bound, done := l.bound(ctx)
 	defer done()
-	row := make([]sql.RawBytes, positionColumns)
+	row := make([]sql.RawBytes, providers.PositionColumns)
 	dest := make([]any, len(row))
 	for i := range row {
 		dest[i] = &row[i]
@@ -117,8 +117,6 @@ func (o *order) ask(ctx context.Context) (providers.Position, error) {
 	}
 	return providers.ReadPosition(text)
 }
-
-const positionColumns = 5
 
 // orderOfCommit is that of the context that the transaction ends with, if it has
 // one, else that of the one that it began with.
