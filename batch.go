@@ -25,6 +25,9 @@ func (tx Tx) RunBatch(ctx context.Context, call *providers.BatchCall) error {
 }
 
 func runBatch(ctx context.Context, target any, call *providers.BatchCall) error {
+	if call == nil {
+		return refusef("RunBatch: the call is nil")
+	}
 	runner, ok := target.(providers.BatchRunner)
 	if !ok {
 		call.Report.Fail(&providers.BatchError{

@@ -58,6 +58,9 @@ func (db *DB) AcquireFunc(ctx context.Context, fn func(ctx context.Context, conn
 		return err
 	}
 	defer conn.Release()
+	if fn == nil {
+		return errFuncNil
+	}
 	return fn(db.held(ctx, providers.IsReadOnly(ctx)), conn)
 }
 

@@ -86,6 +86,11 @@ func TestConn(t *testing.T) {
 	if err != errMine { //nolint:errorlint // as it is
 		t.Error(err)
 	}
+	mustSay(t, db.AcquireFunc(t.Context(), nil), nil, "function is nil", "nothing was sent")
+	mustSay(t, db.RunBatch(t.Context(), nil), nil, "call is nil", "nothing was sent")
+	if n := db.Stats().InUse; n != 0 {
+		t.Errorf("%d connections in use", n)
+	}
 	// Whoever saw the raw connection may go on using it, so nobody else does.
 	conn = acquire(t, db)
 	if conn.Unwrap().PgConn().PID() != uint32(pid) {

@@ -52,6 +52,17 @@ func TestMockedProviderWithoutAName(t *testing.T) {
 	}
 }
 
+// A provider that opens nothing, and says nothing, is found at Open.
+func TestProviderThatOpensNothing(t *testing.T) {
+	provider := mocks.NewMockProvider(gomock.NewController(t))
+	provider.EXPECT().Open(gomock.Any(), gomock.Any()).Return(nil, nil).Times(2)
+	for _, option := range []pgkeel.Option{pgkeel.WithOpener(provider), pgkeel.WithProvider(register(t, provider))} {
+		if db, err := pgkeel.Open(t.Context(), "host=none", option); !errors.Is(err, providers.ErrInvalidProvider) || db != nil {
+			t.Errorf("%v, %v", db, err)
+		}
+	}
+}
+
 func failed(err error) (pgx.Rows, pgx.Row) {
 	results := pgx.FailedBatchResults(&pgx.Batch{}, err)
 	rows, _ := results.Query()

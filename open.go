@@ -96,10 +96,15 @@ func (s *settings) validate() error {
 
 // openPool opens a pool of one server.
 func (s *settings) openPool(ctx context.Context, cfg providers.Config) (providers.Pool, error) {
+	open := func() (providers.Pool, error) { return providers.Open(ctx, s.provider, cfg) }
 	if s.opener != nil {
-		return s.opener.Open(ctx, cfg)
+		open = func() (providers.Pool, error) { return s.opener.Open(ctx, cfg) }
 	}
-	return providers.Open(ctx, s.provider, cfg)
+	pool, err := open()
+	if pool == nil && err == nil {
+		return nil, fmt.Errorf("%w: it returned neither a pool nor an error", providers.ErrInvalidProvider)
+	}
+	return pool, err
 }
 
 // openCluster opens one of several.

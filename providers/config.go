@@ -105,7 +105,7 @@ type PoolStrategy struct {
 	// minutes (a minute when serverless). Off: never.
 	MaxIdleTime time.Duration
 	// HealthCheckInterval is how often lifetimes, idle times, MinSize and
-	// leaks are looked after. Default: 15 seconds.
+	// leaks are looked after. Default: 15 seconds. At least a millisecond.
 	HealthCheckInterval time.Duration
 	// WarmupQueries run on every new connection before its first use. An
 	// error fails the connection.

@@ -75,6 +75,8 @@ func (f *faults) pool(p PoolStrategy) {
 		"%s is under a second, which would replace connections faster than they are of use; use Off for no limit", p.MaxLifetime)
 	f.addf(p.MaxIdleTime != Off && p.MaxIdleTime < 0, "Pool.MaxIdleTime", "%s is negative; use Off for no limit", p.MaxIdleTime)
 	f.addf(p.HealthCheckInterval < 0, "Pool.HealthCheckInterval", "%s is negative; leave it 0 for %s", p.HealthCheckInterval, DefaultHealthCheckInterval)
+	f.addf(p.HealthCheckInterval > 0 && p.HealthCheckInterval < time.Millisecond, "Pool.HealthCheckInterval",
+		"%s is under a millisecond, at which the pool would do nothing else; leave it 0 for %s", p.HealthCheckInterval, DefaultHealthCheckInterval)
 	for i, q := range p.WarmupQueries {
 		field := fmt.Sprintf("Pool.WarmupQueries[%d]", i)
 		f.addf(strings.TrimSpace(q) == "", field, "is empty; leave it out")

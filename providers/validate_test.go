@@ -69,10 +69,11 @@ func TestConfigValidate(t *testing.T) {
 		"strategy goes before DSN": {config{DSN: dsn + " pool_max_conns=3", Pool: pool{MaxSize: 10, MinSize: 4}}, nil},
 
 		"lifetimes off":        {config{Pool: pool{MaxLifetime: providers.Off, MaxIdleTime: providers.Off}}, nil},
-		"lifetime of a second": {config{Pool: pool{MaxLifetime: time.Second, MaxIdleTime: 1, HealthCheckInterval: 1}}, nil},
+		"lifetime of a second": {config{Pool: pool{MaxLifetime: time.Second, MaxIdleTime: 1, HealthCheckInterval: time.Millisecond}}, nil},
 		"lifetime too short":   {config{Pool: pool{MaxLifetime: time.Second - 1}}, []string{"Pool.MaxLifetime"}},
 		"lifetime negative":    {config{Pool: pool{MaxLifetime: -2}}, []string{"Pool.MaxLifetime"}},
 		"idle time negative":   {config{Pool: pool{MaxIdleTime: -time.Second}}, []string{"Pool.MaxIdleTime"}},
+		"nothing but checks":   {config{Pool: pool{HealthCheckInterval: 15}}, []string{"Pool.HealthCheckInterval"}},
 		"no health checks":     {config{Pool: pool{HealthCheckInterval: providers.Off}}, []string{"Pool.HealthCheckInterval"}},
 
 		"warm-up": {config{Pool: pool{WarmupQueries: []string{"select 1", "select ';'"}}}, nil},
