@@ -189,7 +189,7 @@ func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.Can
 // limit.
 func undoneByLimit(op string) error {
 	return &providers.TxError{Result: providers.OutcomeRolledBack, Operation: op, Attempts: 1, Err: &providers.TimeoutError{
-		Operation: op, Limit: limitTx, Err: pgx.ErrTxClosed, Context: context.DeadlineExceeded,
+		Operation: op, Limit: limitTx, Err: &notSentError{pgx.ErrTxClosed}, Context: context.DeadlineExceeded,
 	}}
 }
 
@@ -349,7 +349,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 		return t.abandon(ctx, providers.ErrTxPoisoned)
 	}
 	if ctx.Err() != nil {
-		return t.abandon(ctx, t.pool.mapError(ctx, opCommit, ctx.Err()))
+		return t.abandon(ctx, t.pool.mapError(ctx, opCommit, &notSentError{ctx.Err()}))
 	}
 	return t.commitRoot(ctx)
 }

@@ -32,6 +32,7 @@ func wantExpired(t testing.TB, what string, err error) {
 	if o := providers.OutcomeOf(err); o != providers.OutcomeRolledBack {
 		t.Errorf("%s: the outcome is told as %q", what, o)
 	}
+	wantNoDoubt(t, what, err)
 }
 
 func testExpiryIdle(t *testing.T, s suite) {

@@ -55,6 +55,7 @@ func testDeadContext(t *testing.T, s suite) {
 			}
 			err = call(late, q, "insert into t values (1) returning n")
 			wantOutcome(t, name, err, providers.OutcomeNotSent)
+			wantNoDoubt(t, name, err)
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -68,6 +69,7 @@ func testDeadContext(t *testing.T, s suite) {
 	_, beginErr := p.Begin(ended(), providers.TxOptions{})
 	for what, err := range map[string]error{"acquire": acquireErr, "begin": beginErr, "ping": p.Ping(ended())} {
 		wantOutcome(t, what, err, providers.OutcomeNotSent)
+		wantNoDoubt(t, what, err)
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", what, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -249,6 +250,18 @@ func wantOutcome(t testing.TB, what string, err error, want providers.Outcome) {
 		t.Errorf("%s: no error", what)
 	} else if got := providers.OutcomeOf(err); got != want {
 		t.Errorf("%s: the outcome is told as %q, and is %q: %v", what, got, want, err)
+	}
+}
+
+// wantNoDoubt checks that the text of an error whose outcome is certain does not
+// call it unknown.
+func wantNoDoubt(t testing.TB, what string, err error) {
+	t.Helper()
+	if err == nil || providers.OutcomeOf(err) == providers.OutcomeUnknown {
+		return
+	}
+	if strings.Contains(err.Error(), "("+providers.OutcomeUnknown.String()+")") {
+		t.Errorf("%s: the outcome is %q, and the text says otherwise: %v", what, providers.OutcomeOf(err), err)
 	}
 }
 

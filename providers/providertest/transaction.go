@@ -197,6 +197,7 @@ func testCommitDead(t *testing.T, s suite) {
 	if got := txError(t, err); got.Result != providers.OutcomeRolledBack || !errors.Is(err, context.Canceled) {
 		t.Errorf("%+v", got)
 	}
+	wantNoDoubt(t, "commit", err)
 	eventually(t, "the server rolled back", func() bool { return traces(t, p) == 0 })
 }
 

@@ -63,7 +63,7 @@ var errConnLost = refused(fmt.Errorf("pgkeel: the connection was lost earlier: %
 
 // notSent is what a context that had ended before prevented.
 func notSent(ctx context.Context, op string, err error) error {
-	return refused(&providers.TimeoutError{Operation: op, Limit: limitOf(ctx), Err: err, Context: ctx.Err()})
+	return &providers.TimeoutError{Operation: op, Limit: limitOf(ctx), Err: refused(err), Context: ctx.Err()}
 }
 
 // limitOf names what ended the context.

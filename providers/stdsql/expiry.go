@@ -16,7 +16,7 @@ const expiryGrace = time.Second
 // expiredError says that a transaction's limit rolled it back.
 func expiredError(op string) error {
 	return &providers.TxError{Result: providers.OutcomeRolledBack, Operation: op, Attempts: 1, Err: &providers.TimeoutError{
-		Operation: op, Limit: limitTx, Err: pgx.ErrTxClosed, Context: context.DeadlineExceeded,
+		Operation: op, Limit: limitTx, Err: refused(pgx.ErrTxClosed), Context: context.DeadlineExceeded,
 	}}
 }
 
