@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/pgx/decode"
 )
 
 // described is a statement as the server described it.
@@ -15,6 +16,8 @@ type described struct {
 	sd  *pgconn.StatementDescription
 	// formats are those of its result's columns.
 	formats []int16
+	// columns are how an exchange reads it.
+	columns *decode.Columns
 	dirt    dirt
 	// block and commits are those of the item, listed says that it is about to be
 	// described.

@@ -32,7 +32,7 @@ func (p *Pool) querySettled(r *rows, st *statement, stale []string) error {
 		return p.queryInBlock(r, st)
 	}
 	if len(stale) == 0 {
-		m, err := p.sendPrepared(r.ctx, st, r.running().scope)
+		m, err := p.sendPrepared(r.ctx, st, r.running().scope, true)
 		if err != nil {
 			r.Rows = failedRows(err)
 			return err
@@ -98,7 +98,7 @@ func (p *Pool) execSettled(ctx context.Context, st *statement, scope []providers
 		return p.execInScope(ctx, st, scope)
 	}
 	if len(stale) == 0 {
-		m, err := p.sendPrepared(ctx, st, scope)
+		m, err := p.sendPrepared(ctx, st, scope, false)
 		if err != nil {
 			return tag, err
 		}

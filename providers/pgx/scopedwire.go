@@ -10,10 +10,12 @@ import (
 	"github.com/pgkeel/pgkeel/providers"
 )
 
-// scopedWire is what a session sends scoped statements with. pgx's own batches do
-// the same for any number of statements, at three times the cost.
+// scopedWire is what a session sends scoped statements with.
 type scopedWire struct {
-	eqb pgx.ExtendedQueryBuilder
+	eqb      pgx.ExtendedQueryBuilder
+	exchange exchange
+	// lastTag saves the allocation of one that is the same as the last.
+	lastTag pgconn.CommandTag
 	// settings are the statements that make settings, by their number.
 	settings map[int]*pgconn.StatementDescription
 	// gate and position are what an order adds to a flush. snapshots says that a
@@ -27,17 +29,16 @@ type scopedWire struct {
 // sendPrepared sends the settings and the statement, both prepared before. It
 // returns nil where it does not know how to, and has sent nothing then. An error
 // is that of the preparing.
-func (p *Pool) sendPrepared(ctx context.Context, st *statement, scope []providers.Setting) (*pgconn.MultiResultReader, error) {
+func (p *Pool) sendPrepared(ctx context.Context, st *statement, scope []providers.Setting, rows bool) (*exchange, error) {
+	if ctx.Done() != nil {
+		return nil, nil //nolint:nilnil // the session does not look after its end
+	}
 	settings, d, err := p.ready(ctx, st, scope)
 	if d == nil {
 		return nil, err
 	}
-	s, w := st.lease.s, &st.lease.s.scoped
-	b := &pgconn.Batch{}
-	b.ExecStatement(settings, w.encode(scope), nil, nil)
-	b.ExecStatement(d.sd, w.eqb.ParamValues, w.eqb.ParamFormats, w.eqb.ResultFormats)
-	s.dirt |= d.dirt &^ noDirt
-	return s.conn.PgConn().ExecBatch(ctx, b), nil
+	st.lease.s.dirt |= d.dirt &^ noDirt
+	return st.lease.s.exchange(ctx, settings, scope, d, rows), nil
 }
 
 // ready prepares the settings, if there are any, and the statement, and encodes its
@@ -144,37 +145,23 @@ func (s *session) forgetStale(sql string, err error) {
 	}
 }
 
-// settled reads the result of the settings, and moves on to the statement's.
-func settled(m *pgconn.MultiResultReader) (*pgconn.ResultReader, error) {
-	if m.NextResult() {
-		if _, err := m.ResultReader().Close(); err == nil && m.NextResult() {
-			return m.ResultReader(), nil
-		}
-	}
-	return nil, m.Close() // without an error the statement was an empty one
-}
-
 // queryPrepared makes rows of what sendPrepared sent.
-func (r *rows) queryPrepared(m *pgconn.MultiResultReader) error {
-	r.running().around = m
-	rr, err := settled(m)
-	if rr == nil {
-		r.Rows = failedRows(err)
-		return err
-	}
-	r.Rows = pgx.RowsFromResultReader(r.lease.conn().TypeMap(), rr)
-	return nil
+func (r *rows) queryPrepared(x *exchange) error {
+	r.running().around = x
+	rows := x.rows()
+	r.Rows = rows
+	return rows.Err()
 }
 
 // execPrepared reads the tag of what sendPrepared sent.
-func execPrepared(m *pgconn.MultiResultReader) (tag pgconn.CommandTag, err error) {
-	rr, err := settled(m)
-	if rr == nil {
-		return tag, err
+func execPrepared(x *exchange) (pgconn.CommandTag, error) {
+	err := x.Close()
+	return x.tag, err
+}
+
+func (w *scopedWire) tag(text []byte) pgconn.CommandTag {
+	if string(text) != w.lastTag.String() {
+		w.lastTag = pgconn.NewCommandTag(string(text))
 	}
-	tag, err = rr.Close()
-	if closeErr := m.Close(); err == nil {
-		err = closeErr
-	}
-	return tag, err
+	return w.lastTag
 }

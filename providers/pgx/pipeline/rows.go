@@ -3,12 +3,12 @@ package pipeline
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"reflect"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pgkeel/pgkeel/providers/pgx/decode"
 )
 
 // Result is what a statement came to. Release it, or make rows of it and close
@@ -62,16 +62,14 @@ type Rows struct {
 	// Finished runs when the rows are closed. Optional.
 	Finished func(tag pgconn.CommandTag, err error)
 
-	result *Result
-	left   []byte
-	fields []pgconn.FieldDescription
-	values [][]byte
-	plans  []pgtype.ScanPlan
-	types  []reflect.Type
-	tag    pgconn.CommandTag
-	err    error
-	closed bool
-	inline [4][]byte
+	result  *Result
+	left    []byte
+	columns decode.Columns
+	values  [][]byte
+	tag     pgconn.CommandTag
+	err     error
+	closed  bool
+	inline  [4][]byte
 }
 
 // noRows answers for what Rows does not.
@@ -79,7 +77,7 @@ var noRows, _ = pgx.FailedBatchResults(&pgx.Batch{}, errors.New("pipeline: not a
 
 // NewRows makes rows of a result, which they then own.
 func NewRows(r *Result) *Rows {
-	rows := &Rows{Rows: noRows, result: r, left: r.rows, fields: r.columns()}
+	rows := &Rows{Rows: noRows, result: r, left: r.rows, columns: decode.Columns{Types: r.codec.types, Fields: r.columns()}}
 	rows.values = rows.inline[:0]
 	return rows
 }
@@ -130,30 +128,7 @@ func (r *Rows) Scan(dest ...any) error {
 	if r.closed {
 		return r.orClosed()
 	}
-	if len(dest) == 1 {
-		if scanner, ok := dest[0].(pgx.RowScanner); ok {
-			return r.fail(scanner.ScanRow(r))
-		}
-	}
-	if len(r.fields) != len(r.values) || len(dest) != len(r.values) {
-		return r.fail(fmt.Errorf("number of field descriptions must equal number of destinations, got %d and %d", len(r.values), len(dest)))
-	}
-	if r.plans == nil {
-		r.plans, r.types = make([]pgtype.ScanPlan, len(dest)), make([]reflect.Type, len(dest))
-	}
-	for i, d := range dest {
-		if d == nil {
-			continue
-		}
-		if t := reflect.TypeOf(d); r.types[i] != t {
-			r.types[i] = t
-			r.plans[i] = r.result.codec.types.PlanScan(r.fields[i].DataTypeOID, r.fields[i].Format, d)
-		}
-		if err := r.plans[i].Scan(r.values[i], d); err != nil {
-			return r.fail(pgx.ScanArgError{ColumnIndex: i, FieldName: r.fields[i].Name, Err: err})
-		}
-	}
-	return nil
+	return r.fail(r.columns.Scan(r, r.values, dest))
 }
 
 // Values decodes the row, as pgx does.
@@ -161,29 +136,8 @@ func (r *Rows) Values() ([]any, error) {
 	if r.closed {
 		return nil, r.orClosed()
 	}
-	values := make([]any, len(r.values))
-	for i, raw := range r.values {
-		v, err := r.value(i, raw)
-		if err != nil {
-			return nil, r.fail(err)
-		}
-		values[i] = v
-	}
-	return values, nil
-}
-
-func (r *Rows) value(i int, raw []byte) (any, error) {
-	if raw == nil {
-		return nil, nil
-	}
-	types, f := r.result.codec.types, r.fields[i]
-	if t, ok := types.TypeForOID(f.DataTypeOID); ok {
-		return t.Codec.DecodeValue(types, f.DataTypeOID, f.Format, raw)
-	}
-	if f.Format == pgx.TextFormatCode {
-		return string(raw), nil
-	}
-	return append([]byte{}, raw...), nil
+	values, err := r.columns.Values(r.values)
+	return values, r.fail(err)
 }
 
 // orClosed is why closed rows have nothing to read.
@@ -191,7 +145,7 @@ func (r *Rows) orClosed() error {
 	if r.err != nil {
 		return r.err
 	}
-	return errors.New("rows is closed")
+	return decode.ErrClosed
 }
 
 // fail closes the rows with an error of reading them. It returns err.
@@ -214,7 +168,8 @@ func (r *Rows) finish(err error) {
 	r.tag = r.result.Tag()
 	r.err = err
 	r.result.Release()
-	r.result, r.left, r.values, r.plans, r.types = nil, nil, nil, nil, nil
+	r.result, r.left, r.values = nil, nil, nil
+	r.columns = decode.Columns{Fields: r.columns.Fields}
 	if r.Finished != nil {
 		r.Finished(r.tag, r.err)
 	}
@@ -228,7 +183,7 @@ func (r *Rows) Err() error { return r.err }
 func (r *Rows) CommandTag() pgconn.CommandTag { return r.tag }
 
 // FieldDescriptions are the columns.
-func (r *Rows) FieldDescriptions() []pgconn.FieldDescription { return r.fields }
+func (r *Rows) FieldDescriptions() []pgconn.FieldDescription { return r.columns.Fields }
 
 // RawValues are valid until the next row.
 func (r *Rows) RawValues() [][]byte { return r.values }
@@ -237,9 +192,4 @@ func (r *Rows) RawValues() [][]byte { return r.values }
 func (r *Rows) Conn() *pgx.Conn { return nil }
 
 // TypeMap is what values are decoded with, or nil when the rows are closed.
-func (r *Rows) TypeMap() *pgtype.Map {
-	if r.closed {
-		return nil
-	}
-	return r.result.codec.types
-}
+func (r *Rows) TypeMap() *pgtype.Map { return r.columns.Types }
