@@ -7,7 +7,11 @@ import (
 	"io"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestExitStatus(t *testing.T) {
 	interrupted, cancel := context.WithCancel(t.Context())

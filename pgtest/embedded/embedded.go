@@ -43,9 +43,12 @@ func find(ctx context.Context) (string, error) {
 	return fetch(ctx, cache, os.Getenv(repositoryEnv))
 }
 
+// rootCache is where root keeps them, whose own cache other users cannot read.
+var rootCache = "/var/cache/pgkeel"
+
 func cacheDir() (string, error) {
 	if os.Geteuid() == 0 && runtime.GOOS == "linux" {
-		return "/var/cache/pgkeel", nil
+		return rootCache, nil
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"net/http"
@@ -12,7 +13,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
@@ -102,20 +105,78 @@ func TestFetchFailsClearly(t *testing.T) {
 	}
 }
 
-func TestFindUsesTheEnvironment(t *testing.T) {
-	if os.Geteuid() == 0 {
-		if dir, err := cacheDir(); err != nil || dir != "/var/cache/pgkeel" {
-			t.Errorf("root's cache: %s, %v", dir, err)
-		}
-		return
+// A download that hangs holds up nobody for longer than the context says. What
+// comes of it later is of use to the next.
+func TestFetchEndsWithItsContext(t *testing.T) {
+	asked, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		once.Do(func() { close(asked) })
+		<-release
+	}))
+	defer server.Close()
+	defer close(release)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	mine := errors.New("the test has waited for long enough")
+	go func() {
+		<-asked
+		cancel(mine)
+	}()
+	if _, err := fetch(ctx, t.TempDir(), server.URL); !errors.Is(err, mine) {
+		t.Errorf("got %v", err)
 	}
-	url, _ := repository(t)
+}
+
+// What was fetched meanwhile by another process counts, and nothing of one's own
+// is left.
+func TestFetchLosesTheRace(t *testing.T) {
+	url, downloads := repository(t)
+	cache := t.TempDir()
+	first, err := fetch(t.Context(), cache, url)
+	must(t, err)
+	must(t, install(cache, filepath.Dir(first), url))
+	entries, err := os.ReadDir(cache)
+	must(t, err)
+	if len(entries) != 1 || downloads.Load() != 2 {
+		t.Errorf("%d downloads; left are %v", downloads.Load(), entries)
+	}
+}
+
+func TestFetchWithoutAFolder(t *testing.T) {
+	url, downloads := repository(t)
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	if _, err := fetch(t.Context(), filepath.Join(file, "cache"), url); err == nil || downloads.Load() != 0 {
+		t.Errorf("%d downloads into a folder that cannot be: %v", downloads.Load(), err)
+	}
+}
+
+// The folder is the user's, or one that PostgreSQL's user can read as well.
+func TestFindUsesTheEnvironment(t *testing.T) {
+	url, downloads := repository(t)
+	was := rootCache
+	t.Cleanup(func() { rootCache = was })
+	rootCache = t.TempDir()
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv(repositoryEnv, url)
 	bin, err := find(t.Context())
 	must(t, err)
-	if info, err := os.Stat(bin); err != nil || info.Mode()&fs.ModeDir == 0 {
-		t.Errorf("%s: %v", bin, err)
+	if info, err := os.Stat(bin); err != nil || info.Mode()&fs.ModeDir == 0 || downloads.Load() != 1 {
+		t.Errorf("%s, %d downloads: %v", bin, downloads.Load(), err)
+	}
+	if os.Geteuid() == 0 && runtime.GOOS == "linux" && !strings.HasPrefix(bin, rootCache) {
+		t.Errorf("root's folder is %s", bin)
+	}
+}
+
+// Without a home there is no folder to keep anything in. Root needs none.
+func TestFindWithoutAHome(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", "")
+	t.Setenv("HOME", "")
+	needsNone := os.Geteuid() == 0 && runtime.GOOS == "linux"
+	if _, err := cacheDir(); (err == nil) != needsNone {
+		t.Errorf("%v", err)
 	}
 }

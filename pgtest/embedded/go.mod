@@ -5,6 +5,7 @@ go 1.25.0
 require (
 	github.com/fergusstrange/embedded-postgres v1.34.0
 	github.com/pgkeel/pgkeel v0.0.0
+	go.uber.org/goleak v1.3.0
 )
 
 require (
