@@ -148,7 +148,7 @@ func (c *confinement) scopeFunc(bypass []providers.Setting, own func(id string) 
 }
 
 func (c *confinement) scope(ctx context.Context, id string, first providers.Setting) (providers.Scope, error) {
-	settings := make([]providers.Setting, 1, 4)
+	settings := make([]providers.Setting, 1, c.most())
 	settings[0] = first
 	if c.userSetting != "" {
 		user, _ := providers.GetUserID(ctx)
@@ -171,6 +171,18 @@ func (c *confinement) scope(ctx context.Context, id string, first providers.Sett
 	}
 	c.began(id)
 	return scope, nil
+}
+
+// most is how many settings a tenant's operation can have. They are made anew for
+// each.
+func (c *confinement) most() int {
+	most := 1
+	for _, there := range [...]bool{c.userSetting != "", c.timeout != "", c.role != "" || c.roleOf != nil} {
+		if there {
+			most++
+		}
+	}
+	return most
 }
 
 // tenantRole is the role for a tenant's operation, or "" for the connecting one.
