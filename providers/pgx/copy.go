@@ -60,11 +60,14 @@ func (p *Pool) copyFrom(ctx context.Context, conn *pgx.Conn, table pgx.Identifie
 // copyError says why a COPY of rows failed: where the client gave up, the server
 // knows no more than that.
 func (p *Pool) copyError(ctx context.Context, rows *rowReader, err error) error {
-	if err == nil || rows.err == nil || ctx.Err() != nil && errors.Is(rows.err, ctx.Err()) {
-		return p.mapError(ctx, opCopy, err)
-	}
 	var row *rowError
-	if !errors.As(rows.err, &row) { // the source's own
+	switch {
+	case err == nil || rows.err == nil:
+		return p.mapError(ctx, opCopy, err)
+	case errors.As(rows.err, &row):
+	case ctx.Err() != nil: // which is what the source says, in whatever words
+		return p.mapError(ctx, opCopy, errors.Join(rows.err, err))
+	default:
 		row = &rowError{row: rows.rows + 1, reason: "the source failed: " + rows.err.Error(), cause: rows.err}
 	}
 	row.cause = errors.Join(row.cause, wrapPG(err))
