@@ -65,7 +65,7 @@ const bufferSize = 64 << 10
 // a part of the data; compressed data then lack their end. w is not closed. A
 // panic of w is the caller's.
 func CopyTo(ctx context.Context, on Target, from From, w io.Writer) (Result, error) {
-	if from.Format == nil {
+	if from.Format = plain(from.Format); from.Format == nil {
 		from.Format = Text{}
 	}
 	var f faults

@@ -19,6 +19,7 @@ type Encoder struct {
 func NewEncoder(w io.Writer, format Format) (*Encoder, error) {
 	var f faults
 	f.addf(w == nil, "w", "is nil")
+	format = plain(format)
 	checkFormat(&f, format, true, nil)
 	if err := f.join(); err != nil {
 		return nil, err

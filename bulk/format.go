@@ -19,6 +19,26 @@ type Format interface {
 	header() Header
 }
 
+// plain is a format that is given by a pointer, without it.
+func plain(format Format) Format {
+	switch f := format.(type) {
+	case *CSV:
+		return pointed(f)
+	case *Text:
+		return pointed(f)
+	case *Binary:
+		return pointed(f)
+	}
+	return format
+}
+
+func pointed[F Format](f *F) Format {
+	if f == nil {
+		return nil
+	}
+	return *f
+}
+
 // Header says whether the first line of CSV or text data holds column names.
 type Header uint8
 

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -128,6 +129,7 @@ func embedsASCII(encoding string) bool {
 }
 
 func (l Load) withDefaults() Load {
+	l.Format = plain(l.Format)
 	if l.Workers == 0 {
 		l.Workers = DefaultWorkers
 	}
@@ -168,12 +170,16 @@ func ParallelLoad[T Tx](ctx context.Context, on Beginner[T], load Load, r io.Rea
 		load: load, on: on, sql: sql, meter: newMeter(ctx, load.Into.Progress),
 		ledger: ledger{table: load.Ledger.Sanitize(), id: load.ID, target: targetOf(load.Into)},
 	}
-	if err := l.run(ctx, r); err != nil {
+	err := l.run(ctx, r)
+	l.mu.Lock()
+	res := l.result // a reader that blocked may come back later
+	l.mu.Unlock()
+	if err != nil {
 		l.meter.stop()
-		return l.result, &LoadError{ID: load.ID, Done: l.result, Err: err}
+		return res, &LoadError{ID: load.ID, Done: res, Err: err}
 	}
-	l.meter.finish(l.result.Rows)
-	return l.result, nil
+	l.meter.finish(res.Rows)
+	return res, nil
 }
 
 func targetOf(into Into) string {
@@ -207,6 +213,84 @@ func (l *loader[T]) run(ctx context.Context, r io.Reader) error {
 	if l.done, err = l.ledger.read(ctx, l.on); err != nil {
 		return err
 	}
+	return l.feed(ctx, r)
+}
+
+// splitGrace is how long the end of a load waits for a Read under way.
+const splitGrace = 50 * time.Millisecond
+
+// feed splits the data and hands the chunks to the workers. The data are read on
+// a goroutine of their own, so that a Read that blocks cannot keep a load from
+// ending.
+func (l *loader[T]) feed(ctx context.Context, r io.Reader) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	var crash atomic.Pointer[crashError]
+	crashed := func(c *crashError) {
+		crash.CompareAndSwap(nil, c)
+		cancel()
+	}
+	chunks := make(chan chunk)
+	free := make(chan []byte, l.load.Workers+1)
+	for range l.load.Workers {
+		group.Go(func() error {
+			return caught(crashed, func() error { return l.work(ctx, chunks, free) })
+		})
+	}
+	for range l.load.Workers + 1 {
+		free <- nil
+	}
+	var splitErr error
+	split := make(chan struct{})
+	go func() {
+		defer close(split)
+		defer close(chunks)
+		splitErr = caught(crashed, func() error { return l.read(ctx, r, chunks, free) })
+	}()
+	// The first error of a worker is why the splitting stopped, if both failed.
+	err := group.Wait()
+	if err == nil && crash.Load() == nil {
+		<-split // there are no more chunks
+	} else {
+		timer := time.NewTimer(splitGrace)
+		defer timer.Stop()
+		select {
+		case <-split:
+		case <-timer.C: // what it reads from now on concerns nobody
+		}
+	}
+	switch c := crash.Load(); {
+	case c != nil && c.panicked != nil:
+		panic(c.panicked)
+	case c != nil:
+		return c
+	case err != nil:
+		return err
+	}
+	return splitErr
+}
+
+// work loads chunks until there are no more.
+func (l *loader[T]) work(ctx context.Context, chunks <-chan chunk, free chan<- []byte) error {
+	for {
+		select {
+		case c, more := <-chunks:
+			if !more {
+				return nil
+			}
+			if err := l.loadChunk(ctx, c); err != nil {
+				return err
+			}
+			free <- c.data
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// read splits what the reader has.
+func (l *loader[T]) read(ctx context.Context, r io.Reader, chunks chan<- chunk, free chan []byte) error {
 	plain := decompress(r, l.load.Into.Compression)
 	if lazy, ok := plain.(*lazyReader); ok {
 		defer func() { _ = lazy.Close() }() // what it read was checked on the way
@@ -218,35 +302,27 @@ func (l *loader[T]) run(ctx context.Context, r io.Reader) error {
 		}
 		l.header, l.headerLines = s.header, s.line-1
 	}
-	return l.feed(ctx, s)
+	return l.split(ctx, s, chunks, free)
 }
 
-// feed splits the data and hands the chunks to the workers.
-func (l *loader[T]) feed(ctx context.Context, s *splitter) error {
-	group, ctx := errgroup.WithContext(ctx)
-	chunks := make(chan chunk)
-	free := make(chan []byte, l.load.Workers+1)
-	for range l.load.Workers {
-		group.Go(func() error {
-			for c := range chunks {
-				if err := l.loadChunk(ctx, c); err != nil {
-					return err
-				}
-				free <- c.data
-			}
-			return nil
-		})
-	}
-	for range l.load.Workers + 1 {
-		free <- nil
-	}
-	splitErr := l.split(ctx, s, chunks, free)
-	close(chunks)
-	// The first error of a worker is why the splitting stopped, if both failed.
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	return splitErr
+// crashError is the end of one of the load's goroutines by code of the caller's.
+type crashError struct{ panicked any }
+
+func (*crashError) Error() string {
+	return "pgkeel: bulk: the reader, or who watches the progress, ended its goroutine"
+}
+
+// caught runs fn, and ends the load where it panics or ends its goroutine.
+func caught(crashed func(*crashError), fn func() error) error {
+	returned := false
+	defer func() {
+		if !returned {
+			crashed(&crashError{recover()}) // nil: runtime.Goexit
+		}
+	}()
+	err := fn()
+	returned = true
+	return err
 }
 
 func (l *loader[T]) split(ctx context.Context, s *splitter, chunks chan<- chunk, free chan []byte) error {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -382,6 +383,114 @@ func TestALoadEndsWithItsContext(t *testing.T) {
 		t.Errorf("%+v %v", res, err)
 	}
 	complete(t, db)
+}
+
+// A reader that blocks, as that of a pipe does, holds up neither the end of the
+// context nor the error of a worker.
+func TestALoadDoesNotWaitForAReaderThatBlocks(t *testing.T) {
+	db := openDB(t, `create table t (n int)`)
+	load := Load{Into: Into{Table: table("t")}, Format: CSV{}, ChunkBytes: minChunkBytes, Workers: 2}
+	for name, c := range map[string]struct {
+		data string
+		want func(err error) bool
+	}{
+		"the context ends":   {"", func(err error) bool { return errors.Is(err, context.Canceled) }},
+		"the data are wrong": {strings.Repeat("x\n", minChunkBytes), func(err error) bool { var at *CopyError; return errors.As(err, &at) }},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		blocked, release, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		r := io.MultiReader(strings.NewReader(c.data), readerFunc(func([]byte) (int, error) {
+			defer close(left)
+			close(blocked)
+			<-release
+			return 0, errOfCaller
+		}))
+		if c.data == "" {
+			go func() { <-blocked; cancel() }()
+		}
+		load.ID = name
+		if _, err := ParallelLoad(ctx, db, load, r); !c.want(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if s := db.Stats(); s.InUse != 0 {
+			t.Errorf("%s: %d connections in use", name, s.InUse)
+		}
+		close(release)
+		<-left
+		cancel()
+	}
+}
+
+// What panics on a goroutine of the load panics on the caller's, and what ends its
+// goroutine ends the load; no work goes on behind it.
+func TestPanicsOfALoadAreTheCallers(t *testing.T) {
+	db := openDB(t, `create table t (n int)`)
+	rows := strings.Repeat("1\n", 3*minChunkBytes)
+	load := Load{Into: Into{Table: table("t")}, Format: CSV{}, ChunkBytes: minChunkBytes, Workers: 2}
+	broken := func(how func()) io.Reader {
+		return io.MultiReader(strings.NewReader(rows), readerFunc(func([]byte) (int, error) { how(); return 0, nil }))
+	}
+	watch := func(how func()) Watch { return Watch{Bytes: 1, Func: func(Progress) { how() }} }
+	explode, leave := func() { panic("boom") }, func() { runtime.Goexit() }
+	for name, c := range map[string]struct {
+		reader io.Reader
+		watch  Watch
+		panics any
+	}{
+		"reader panics":  {broken(explode), Watch{}, "boom"},
+		"reader leaves":  {broken(leave), Watch{}, nil},
+		"watcher panics": {strings.NewReader(rows), watch(explode), "boom"},
+		"watcher leaves": {strings.NewReader(rows), watch(leave), nil},
+	} {
+		load.ID, load.Into.Progress = name, c.watch
+		var err error
+		r := panics(func() { _, err = ParallelLoad(t.Context(), db, load, c.reader) })
+		var stopped *LoadError
+		if r != c.panics || c.panics == nil && (!errors.As(err, &stopped) || !strings.Contains(err.Error(), "ended its goroutine")) {
+			t.Errorf("%s: panicked with %v, %v", name, r, err)
+		}
+		if s := db.Stats(); s.InUse != 0 {
+			t.Errorf("%s: %d connections in use", name, s.InUse)
+		}
+		load.Into.Progress = Watch{}
+		mustExec(t, db, `delete from t`)
+		if res, err := ParallelLoad(t.Context(), db, load, strings.NewReader(rows)); err != nil || res.Rows != 3*minChunkBytes {
+			t.Errorf("%s: the second time: %+v %v", name, res, err)
+		}
+	}
+}
+
+func TestALoadOfAReaderThatReturnsNothing(t *testing.T) {
+	db := openDB(t, `create table t (n int)`)
+	load := Load{ID: "idle", Into: Into{Table: table("t")}, Format: CSV{}}
+	_, err := ParallelLoad(t.Context(), db, load, readerFunc(func([]byte) (int, error) { return 0, nil }))
+	if !errors.Is(err, io.ErrNoProgress) {
+		t.Error(err)
+	}
+}
+
+// A format may be given by a pointer: its methods are the pointer's as well.
+func TestFormatsByPointer(t *testing.T) {
+	db := openDB(t, `create table t (n int, v text)`)
+	data := strings.Repeat("1,'a\nb'\n", 500)
+	format := &CSV{Quote: '\''}
+	load := Load{ID: "pointer", Into: Into{Table: table("t")}, Format: format, ChunkBytes: minChunkBytes}
+	if res, err := ParallelLoad(t.Context(), db, load, strings.NewReader(data)); err != nil || res.Rows != 500 {
+		t.Errorf("%+v %v", res, err)
+	}
+	var option *OptionError
+	load.Format = &Binary{}
+	if _, err := ParallelLoad(t.Context(), db, load, strings.NewReader(data)); !errors.As(err, &option) || option.Field != "Load.Format" {
+		t.Error(err)
+	}
+	for _, none := range []Format{(*CSV)(nil), (*Text)(nil), (*Binary)(nil)} {
+		if _, err := CopyFrom(t.Context(), db, load.Into, FromReader(strings.NewReader(data), none)); !errors.As(err, &option) || option.Field != "Format" {
+			t.Error(err)
+		}
+	}
+	if _, err := NewEncoder(io.Discard, &Text{}); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestWhatIsTriedAgain(t *testing.T) {

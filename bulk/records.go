@@ -15,7 +15,7 @@ import (
 // The iterator may use the same slice for every record. The first error ends the
 // COPY, and nothing is copied.
 func FromRecords(seq iter.Seq2[[][]byte, error], format Format) Source {
-	return recordSource{seq, format}
+	return recordSource{seq, plain(format)}
 }
 
 type recordSource struct {

@@ -148,7 +148,7 @@ func (e *SourceError) Outcome() providers.Outcome { return providers.OutcomeOf(e
 // The reader is read on another goroutine, ahead of what is sent. When the
 // context ends or the server refuses the data, a Read that blocks is not waited
 // for: it may still return after CopyFrom did.
-func FromReader(r io.Reader, format Format) Source { return readerSource{r, format} }
+func FromReader(r io.Reader, format Format) Source { return readerSource{r, plain(format)} }
 
 type readerSource struct {
 	r      io.Reader

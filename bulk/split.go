@@ -141,6 +141,8 @@ const (
 	// maxRecord is how long a record may be, maxHeader how long a header.
 	maxRecord = 64 << 20
 	maxHeader = 1 << 20
+	// readPatience is how often a reader may return nothing in a row.
+	readPatience = 100
 )
 
 var errEndMarker = errors.New(`holds nothing but \., which ends the data for servers before PostgreSQL 18; take the line out`)
@@ -244,10 +246,14 @@ func (s *splitter) fill(buffer []byte, size int) ([]byte, error) {
 		buffer = grown
 	}
 	buffer = buffer[:size]
-	for from < size {
+	for idle := 0; from < size; {
 		// Not io.ReadFull, whose end of data looks like that of a torn archive.
 		n, err := s.r.Read(buffer[from:])
-		from += n
+		if from += n; n > 0 {
+			idle = 0
+		} else if idle++; err == nil && idle > readPatience {
+			err = io.ErrNoProgress
+		}
 		if err == io.EOF {
 			s.eof = true
 			break
