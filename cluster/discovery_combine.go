@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
@@ -14,13 +15,18 @@ import (
 // are heard. What two of them find is taken from the first, its zone and weight
 // included, if it is the same to the letter.
 func Combine(parts ...Discovery) Discovery {
-	return &combined{parts: parts, last: make([][]Host, len(parts))}
+	c := &combined{parts: parts, askers: make([]asker, len(parts)), last: make([][]Host, len(parts))}
+	for i, part := range parts {
+		c.askers[i].discovery = part
+	}
+	return c
 }
 
 type combined struct {
 	parts []Discovery
 
-	mu sync.Mutex
+	mu     sync.Mutex
+	askers []asker
 	// last is what each part found when it did not fail.
 	last [][]Host
 }
@@ -29,11 +35,13 @@ type combined struct {
 func (c *combined) Discover(ctx context.Context, primary providers.Querier) ([]Host, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	ctx, cancel := earlier(ctx)
+	defer cancel()
 	faults := make([]error, len(c.parts))
 	var asked sync.WaitGroup
-	for i, part := range c.parts {
+	for i := range c.askers {
 		asked.Go(func() {
-			found, err := part.Discover(ctx, primary)
+			found, err := c.askers[i].ask(ctx, primary)
 			if err == nil || len(found) > 0 {
 				c.last[i] = found
 			}
@@ -42,6 +50,16 @@ func (c *combined) Discover(ctx context.Context, primary providers.Querier) ([]H
 	}
 	asked.Wait()
 	return union(c.last), errors.Join(faults...)
+}
+
+// earlier is a context that leaves the time to give up on a part and to tell of the
+// others, before whoever asked gives up on all.
+func earlier(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, limited := ctx.Deadline()
+	if !limited {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, end.Add(-min(2*discoveryGrace, time.Until(end)/4)))
 }
 
 // union is each host once.

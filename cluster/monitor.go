@@ -34,11 +34,12 @@ type monitor struct {
 	// in vain. It may be told more than once.
 	onServerSilent func(s *server)
 
-	cfg  providers.Config
-	opts Options
-	open Opener
-	log  *slog.Logger
-	own  []Host // those of the handle's DSN
+	cfg   providers.Config
+	opts  Options
+	open  Opener
+	log   *slog.Logger
+	own   []Host // those of the handle's DSN
+	hosts asker
 
 	published  atomic.Pointer[view]
 	life       context.Context //nolint:containedctx // the monitor's own life
@@ -67,6 +68,7 @@ func newMonitor(cfg providers.Config, opts Options, open Opener) (*monitor, erro
 		onWriterLost: func(*server) {}, onWriterSilent: func(*server) {}, onServerGone: func(*server) {},
 		onServerSilent: func(*server) {},
 		cfg:            cfg, opts: opts.withDefaults(), open: open, log: cmp.Or(cfg.Logger, slog.Default()),
+		hosts:      asker{discovery: opts.Discovery},
 		rediscover: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	own, err := addresses(cfg.DSN)

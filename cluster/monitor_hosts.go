@@ -58,7 +58,7 @@ func (m *monitor) askForHosts() {
 func (m *monitor) discover(ctx context.Context, first bool) error {
 	ctx, cancel := context.WithTimeout(ctx, m.opts.DiscoverEvery)
 	defer cancel()
-	hosts, err := m.opts.Discovery.Discover(ctx, m.primaryQuerier())
+	hosts, err := m.hosts.ask(ctx, m.primaryQuerier())
 	if m.life.Err() != nil {
 		return providers.ErrPoolClosed
 	}
