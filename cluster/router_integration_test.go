@@ -406,3 +406,26 @@ func TestTrap39SessionsSeeTheirOwn(t *testing.T) {
 		t.Errorf("it never got to the newest: %d", last)
 	}
 }
+
+// What a caller's text is wrong with, or a third server, has no replica put out.
+func TestErrorsOfStatementsEjectNobody(t *testing.T) {
+	nodes := pgtest.New(t, pgtest.Options{Standbys: 1})
+	c := openNodes(t, providers.Config{}, quick, nodes.Primary().DSN(""), nodes.Standbys()[0].DSN(""))
+	until(t, c, "the standby", c.isFit(1))
+	before := c.monitor.view()
+	for _, sql := range []string{
+		"select '\x00'", "do $$ begin raise exception using errcode = '08006'; end $$", "do $$ begin raise exception using errcode = '08P01'; end $$",
+		"selec", "select 1/0", "",
+	} {
+		for _, ctx := range []context.Context{t.Context(), providers.WithReadOnly(t.Context())} {
+			begun := time.Now()
+			_, err := c.Exec(ctx, sql)
+			if (err == nil) != (sql == "") || time.Since(begun) > 3*time.Second {
+				t.Errorf("%q: after %s: %v", sql, time.Since(begun), err)
+			}
+		}
+	}
+	if c.monitor.view() != before {
+		t.Errorf("%q", c.monitor.known())
+	}
+}

@@ -2,6 +2,7 @@ package providers
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -56,6 +57,10 @@ func OutcomeOf(err error) Outcome {
 		// A FATAL error ends the session in the middle of whatever it did, and
 		// may arrive in the place of COMMIT's answer.
 		if severity(pg) != "ERROR" {
+			return OutcomeUnknown
+		}
+		// So may what a balancer says in the place of a server that it has lost.
+		if strings.HasPrefix(pg.Code, "08") && !raised(severity(pg), pg.Routine) {
 			return OutcomeUnknown
 		}
 		return OutcomeRolledBack

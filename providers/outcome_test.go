@@ -54,6 +54,8 @@ func TestOutcomeOf(t *testing.T) {
 		{"no severity", &pgconn.PgError{Code: "40001"}, unknown},
 		{"statement_completion_unknown", serverError("40003", "ERROR"), unknown},
 		{"transaction_resolution_unknown", serverError("08007", "ERROR"), unknown},
+		{"a balancer that lost the server", serverError("08P01", "ERROR"), unknown},
+		{"a statement that lost a third server", &pgconn.PgError{Code: "08006", Severity: "ERROR", Routine: "pgfdw_report_error"}, rolledBack},
 		{"nil server error", nilServer, unknown},
 		{"PGError of no server", &providers.PGError{Code: "40001", Severity: "ERROR"}, unknown},
 

@@ -132,7 +132,9 @@ func (e *PGError) SQLState() string { return e.Code }
 // made: class 08, a server that shuts down, crashed or still starts, a
 // database that was dropped, a session that a timeout of the server ended
 // (idle, idle in a transaction, transaction_timeout), or no free connection
-// slot.
+// slot. An error of class 08 that a statement raised is none: it tells of text that
+// PostgreSQL cannot read, or of a connection to a third server (dblink, a foreign
+// table), and the one to this server is as it was.
 func (e *PGError) IsConnectionError() bool {
 	switch e.Code {
 	case codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow,
@@ -140,8 +142,13 @@ func (e *PGError) IsConnectionError() bool {
 		codeTransactionTimeout, codeTooManyConnections:
 		return true
 	}
-	return e.class("08")
+	return e.class("08") && !raised(e.Severity, e.Routine)
 }
+
+// raised reports an error that a statement of PostgreSQL's own ended with. It names the
+// place in the source; a balancer, which sends errors of class 08 in a server's
+// place, has none.
+func raised(severity, routine string) bool { return severity == "ERROR" && routine != "" }
 
 // IsRetryable reports whether running the whole transaction again, in a fresh
 // one, can succeed: a serialization failure or a deadlock. A connection error

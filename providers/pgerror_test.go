@@ -174,6 +174,27 @@ func TestPGErrorPredicates(t *testing.T) {
 	}
 }
 
+// Only the connection to the server itself counts, not one that a statement there
+// makes to a third one.
+func TestPGErrorOfAThirdServer(t *testing.T) {
+	for _, tc := range []struct {
+		severity, routine string
+		want              bool
+	}{
+		{"ERROR", "exec_stmt_raise", false},
+		{"FATAL", "ProcessStartupPacket", true},
+		{"PANIC", "XLogWrite", true},
+		{"ERROR", "", true}, // a balancer's
+		{"FATAL", "", true},
+	} {
+		for _, code := range []string{"08000", "08001", "08006", "08P01"} {
+			if got := (&providers.PGError{Code: code, Severity: tc.severity, Routine: tc.routine}).IsConnectionError(); got != tc.want {
+				t.Errorf("%s %s of %q: IsConnectionError() = %v", tc.severity, code, tc.routine, got)
+			}
+		}
+	}
+}
+
 func TestPGErrorStalePlan(t *testing.T) {
 	for _, tc := range []struct {
 		code, routine string

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -53,7 +54,7 @@ func isOutage(pg *providers.PGError) bool {
 	case "57P01", "57P02", "57P03":
 		return true
 	}
-	return len(pg.Code) == 5 && pg.Code[:2] == "08"
+	return strings.HasPrefix(pg.Code, "08") && pg.IsConnectionError()
 }
 
 // isBroken reports an error of the socket.

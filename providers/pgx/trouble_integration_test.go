@@ -121,7 +121,6 @@ func TestTroubleOfTheServer(t *testing.T) {
 	for name, sql := range map[string]string{
 		"57P01": "select pg_terminate_backend(pg_backend_pid())",
 		"57P03": "do $$ begin raise exception using errcode = '57P03'; end $$",
-		"08006": "do $$ begin raise exception using errcode = '08006'; end $$",
 		"25006": "set transaction_read_only = on; create table t (n int)",
 	} {
 		if _, err := p.Exec(t.Context(), sql); err == nil {
@@ -167,10 +166,15 @@ func TestNoTrouble(t *testing.T) {
 	p := openPool(t, providers.Config{OnTrouble: heard.hear, Pool: providers.PoolStrategy{MaxSize: 2}})
 	mustExec(t, p, "create table t (n int)")
 	for name, do := range map[string]func(ctx context.Context) error{
-		"a fault":           func(ctx context.Context) error { _, err := p.Exec(ctx, "select 1/0"); return err },
-		"no syntax":         func(ctx context.Context) error { _, err := p.Exec(ctx, "selec"); return err },
-		"cancelled":         func(context.Context) error { _, err := p.Exec(ended(), "select 1"); return err },
-		"LISTEN called off": func(context.Context) error { _, err := p.Listen(ended(), providers.ListenOptions{}); return err },
+		"of a third server": func(ctx context.Context) error {
+			_, err := p.Exec(ctx, "do $$ begin raise exception using errcode = '08006'; end $$")
+			return err
+		},
+		"text that cannot be read": func(ctx context.Context) error { _, err := p.Exec(ctx, "select '\x00'"); return err },
+		"a fault":                  func(ctx context.Context) error { _, err := p.Exec(ctx, "select 1/0"); return err },
+		"no syntax":                func(ctx context.Context) error { _, err := p.Exec(ctx, "selec"); return err },
+		"cancelled":                func(context.Context) error { _, err := p.Exec(ended(), "select 1"); return err },
+		"LISTEN called off":        func(context.Context) error { _, err := p.Listen(ended(), providers.ListenOptions{}); return err },
 		"a deadline": func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
 			defer cancel()
