@@ -62,6 +62,15 @@ func (e *DecodeError) Error() string {
 // Unwrap returns the cause.
 func (e *DecodeError) Unwrap() error { return e.Err }
 
+// refusal is what is wrong with a call of which nothing was sent.
+type refusal string
+
+func (r refusal) Error() string            { return "pgkeel: " + string(r) + "; nothing was sent" }
+func (refusal) Outcome() providers.Outcome { return providers.OutcomeNotSent }
+
+// errNoQuerier stands for the handle that is missing.
+const errNoQuerier = refusal("notify: the handle is nil")
+
 func configError(field, format string, args ...any) error {
 	return &providers.ConfigError{Field: field, Problem: fmt.Sprintf(format, args...)}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/pgkeel/pgkeel/providers"
@@ -30,12 +31,12 @@ const (
 func (o Outbox) Follow(ctx context.Context, q providers.Querier, l *Listener, channel string, from Position) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		fail := func(at Position, err error) { yield(Record{Channel: channel, Position: at}, err) }
-		if err := o.Validate(); err != nil {
+		if err := o.check(q); err != nil {
 			fail(from, err)
 			return
 		}
 		if l == nil {
-			fail(from, errors.New("pgkeel: Follow: the listener is nil"))
+			fail(from, refusal("Follow: the listener is nil"))
 			return
 		}
 		// Subscribed before the first look, so that nothing falls in between. One
@@ -55,6 +56,9 @@ func (o Outbox) Follow(ctx context.Context, q providers.Querier, l *Listener, ch
 		}
 	}
 }
+
+// classNoRoom is that of the server's resources.
+const classNoRoom = "53"
 
 // follower is a Follow under way.
 type follower struct {
@@ -159,13 +163,14 @@ func (f *follower) wait(ctx context.Context, atMost time.Duration) {
 	f.interrupted = f.interrupted || err == nil && e.Kind == Gap
 }
 
-// canPass reports whether a failure to read may be over at the next attempt.
+// canPass reports whether a failure to read may be over at the next attempt: the
+// server was away, or had no room, or somebody or a limit cancelled the statement.
 func canPass(err error) bool {
 	if errors.Is(err, providers.ErrPoolClosed) {
 		return false
 	}
 	if pg := providers.NewPGError(err); pg != nil {
-		return pg.IsConnectionError() || pg.IsRetryable()
+		return pg.IsConnectionError() || pg.IsRetryable() || pg.IsQueryCanceled() || strings.HasPrefix(pg.Code, classNoRoom)
 	}
 	var config *providers.ConfigError
 	return !errors.As(err, &config)

@@ -2,19 +2,19 @@ package notify
 
 import (
 	"context"
-	"errors"
 	"fmt"
 )
 
 // Handle subscribes to a channel and calls fn for each event, one after another,
 // on a goroutine of its own. However long fn takes, it holds up nobody but
-// itself. A panic in fn is logged and counted, and the next event is handled.
+// itself. A panic in fn is logged and counted, and the next event is handled;
+// runtime.Goexit in fn ends the subscription.
 //
 // The context of fn is that of the subscription. Close of the listener waits for
 // fn, and ends its context when its own ends. Do not wait for that Close in fn.
 func (l *Listener) Handle(ctx context.Context, channel string, fn func(ctx context.Context, e Event), options ...Queue) (*Subscription, error) {
 	if fn == nil {
-		return nil, errors.New("pgkeel: Handle: the function is nil")
+		return nil, refusal("Handle: the function is nil")
 	}
 	s, err := l.Subscribe(ctx, channel, options...)
 	if err != nil {
@@ -25,6 +25,7 @@ func (l *Listener) Handle(ctx context.Context, channel string, fn func(ctx conte
 }
 
 func (s *Subscription) handle(fn func(ctx context.Context, e Event)) {
+	defer s.Close() // whichever way it ends, nobody would read what comes
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.l.patience, func() { cancel(ErrClosed) })()

@@ -47,7 +47,7 @@ type Listener struct {
 // New returns a listener that connects through the pool, once Start is called.
 func New(pool providers.Listener, options Options) (*Listener, error) {
 	if v := reflect.ValueOf(pool); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
-		return nil, errors.New("pgkeel: notify.New: the pool is nil")
+		return nil, refusal("notify.New: the pool is nil")
 	}
 	if err := options.Validate(); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -472,6 +473,23 @@ func TestAllLeavesNothingBehind(t *testing.T) {
 			t.Errorf("the reason is %v", err)
 		}
 	}
+}
+
+// A handler that ends its goroutine, as FailNow of a test does, ends its
+// subscription: nobody would read it any more.
+func TestAHandlerThatEndsItsGoroutine(t *testing.T) {
+	p := &fakePool{}
+	l := startListener(t, p, Options{})
+	s, err := l.Handle(t.Context(), "a", func(context.Context, Event) { runtime.Goexit() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.last().send("a", "x")
+	<-s.q.done
+	if !errors.Is(s.Err(), ErrUnsubscribed) || l.Stats().Subscribers != 0 {
+		t.Errorf("%v, %+v", s.Err(), l.Stats())
+	}
+	closeListener(t, l)
 }
 
 func TestAPanicInAHandlerHarmsNobody(t *testing.T) {

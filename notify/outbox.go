@@ -129,18 +129,39 @@ func (o Outbox) statements() []string {
 	}
 }
 
+// check refuses what cannot work.
+func (o Outbox) check(q providers.Querier) error {
+	if q == nil {
+		return errNoQuerier
+	}
+	return o.Validate()
+}
+
 // Create makes the table unless it is there. See [Outbox.SQL].
 func (o Outbox) Create(ctx context.Context, q providers.Querier) error {
-	if err := o.Validate(); err != nil {
+	if err := o.check(q); err != nil {
 		return err
 	}
 	for _, sql := range o.statements() {
-		if _, err := q.Exec(ctx, sql); err != nil {
+		_, err := q.Exec(ctx, sql)
+		if isMadeMeanwhile(err) {
+			_, err = q.Exec(ctx, sql)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// isMadeMeanwhile reports that somebody else made the same at the same time, which
+// "if not exists" does not see.
+func isMadeMeanwhile(err error) bool {
+	pg := providers.NewPGError(err)
+	return pg != nil && (pg.IsUniqueViolation() || pg.Code == codeDuplicateTable || pg.Code == codeDuplicateObject)
+}
+
+const codeDuplicateTable, codeDuplicateObject = "42P07", "42710"
 
 // Publish writes a message and wakes the followers, in the caller's transaction:
 // both happen at its commit, or not at all. A payload may have any length. The
@@ -149,7 +170,7 @@ func (o Outbox) Create(ctx context.Context, q providers.Querier) error {
 //
 // It returns the record's id.
 func (o Outbox) Publish(ctx context.Context, q providers.Querier, channel, payload string) (int64, error) {
-	if err := o.Validate(); err != nil {
+	if err := o.check(q); err != nil {
 		return 0, err
 	}
 	if err := checkChannel(channel); err != nil {
@@ -178,6 +199,9 @@ func (o Outbox) PublishJSON(ctx context.Context, q providers.Querier, channel st
 // End returns the position behind which everything is new: for followers that
 // begin with what is published from now on.
 func (o Outbox) End(ctx context.Context, q providers.Querier) (Position, error) {
+	if err := o.check(q); err != nil {
+		return Position{}, err
+	}
 	// Whatever commits from now on has an id that was in progress or not given
 	// yet. Records of finished transactions above the oldest one in progress are
 	// delivered once more, rather than one of that one not at all.
@@ -192,7 +216,7 @@ func (o Outbox) End(ctx context.Context, q providers.Querier) (Position, error) 
 // Nobody asks who has read them: keep them for longer than any follower may be
 // away.
 func (o Outbox) Purge(ctx context.Context, q providers.Querier, age time.Duration) (int64, error) {
-	if err := o.Validate(); err != nil {
+	if err := o.check(q); err != nil {
 		return 0, err
 	}
 	if age <= 0 {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgkeel/pgkeel/pgtest"
 	"github.com/pgkeel/pgkeel/providers"
@@ -377,6 +379,9 @@ func TestFollowGetsOverFailuresThatPass(t *testing.T) {
 	}{
 		"unreachable":  {&providers.UnreachableError{Err: errBroken}, true},
 		"network":      {errBroken, true},
+		"no memory":    {&pgconn.PgError{Code: "53200"}, true},
+		"cancelled":    {&pgconn.PgError{Code: "57014"}, true},
+		"no table":     {&pgconn.PgError{Code: "42P01"}, false},
 		"pool closed":  {providers.ErrPoolClosed, false},
 		"config error": {configError("a", "b"), false},
 	} {
@@ -404,6 +409,22 @@ func TestFollowGetsOverFailuresThatPass(t *testing.T) {
 	}
 	if (Outbox{}).logger() == nil {
 		t.Error("no logger")
+	}
+}
+
+// Of services that start at the same time each makes the table, or finds it.
+func TestOutboxIsCreatedByManyAtOnce(t *testing.T) {
+	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 8}})
+	for n := range 10 {
+		o := Outbox{Table: pgx.Identifier{fmt.Sprintf("outbox %d", n)}}
+		var all errgroup.Group
+		for range 8 {
+			all.Go(func() error { return o.Create(t.Context(), p) })
+		}
+		if err := all.Wait(); err != nil {
+			t.Error(err)
+		}
+		publish(t, o, p, "a", "1")
 	}
 }
 

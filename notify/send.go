@@ -16,6 +16,9 @@ import (
 // anything is sent, and a name that no channel can have with
 // [ErrInvalidChannel]. The empty payload is allowed.
 func Notify(ctx context.Context, q providers.Querier, channel, payload string) error {
+	if q == nil {
+		return errNoQuerier
+	}
 	if err := checkChannel(channel); err != nil {
 		return err
 	}

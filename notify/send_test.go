@@ -6,6 +6,7 @@ import (
 	"iter"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -157,6 +158,27 @@ func TestPosition(t *testing.T) {
 	}
 	if err := p.UnmarshalText(nil); err != nil || p != (Position{}) {
 		t.Errorf("nothing becomes %v, %v", p, err)
+	}
+}
+
+func TestNothingIsSentWithoutAHandle(t *testing.T) {
+	var o Outbox
+	_, publish := o.Publish(t.Context(), nil, "a", "")
+	_, end := o.End(t.Context(), nil)
+	_, purge := o.Purge(t.Context(), nil, time.Hour)
+	var follow, listener error
+	for _, err := range o.Follow(t.Context(), nil, nil, "a", Position{}) {
+		follow = err
+	}
+	for _, err := range o.Follow(t.Context(), &execs{}, nil, "a", Position{}) {
+		listener = err
+	}
+	for _, err := range []error{
+		Notify(t.Context(), nil, "a", ""), NotifyJSON(t.Context(), nil, "a", 1), o.Create(t.Context(), nil), publish, end, purge, follow, listener,
+	} {
+		if err == nil || providers.OutcomeOf(err) != providers.OutcomeNotSent || !strings.HasSuffix(err.Error(), "is nil; nothing was sent") {
+			t.Errorf("the error is %v", err)
+		}
 	}
 }
 
