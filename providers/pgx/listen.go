@@ -49,7 +49,7 @@ func (p *Pool) Listen(ctx context.Context, opts providers.ListenOptions) (provid
 	case p.closing.Load():
 		return nil, errPoolClosed
 	case ctx.Err() != nil && providers.NewPGError(err) == nil:
-		err = &providers.TimeoutError{Operation: "listen", Limit: limitOf(ctx), Err: p.redactFor(err, dsn), Context: ctx.Err()}
+		err = &providers.TimeoutError{Operation: "listen", Limit: limitOf(ctx), Err: &notSentError{p.redactFor(err, dsn)}, Context: ctx.Err()}
 		return nil, &providers.UnreachableError{Waited: time.Since(start), Err: err}
 	default:
 		return nil, &providers.UnreachableError{Waited: time.Since(start), Err: wrapPG(p.redactFor(err, dsn))}

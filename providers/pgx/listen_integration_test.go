@@ -291,6 +291,9 @@ func TestListenThatCannotConnect(t *testing.T) {
 			if !errors.Is(err, providers.ErrUnreachable) || providers.OutcomeOf(err) != providers.OutcomeNotSent {
 				t.Errorf("the error is %v", err)
 			}
+			if strings.Contains(err.Error(), providers.OutcomeUnknown.String()) {
+				t.Errorf("nothing was sent, and the text is in doubt: %v", err)
+			}
 			if strings.Contains(fmt.Sprintf("%v %+v", err, err), secret) {
 				t.Errorf("the password is in %v", err)
 			}
