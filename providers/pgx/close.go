@@ -14,7 +14,7 @@ const forceGrace = time.Second
 
 // Close stops intake, waits for the connections in use until ctx ends, then
 // closes those under their borrowers and names these in a
-// [*providers.CloseError]. Later calls wait for the first and return the same.
+// [*providers.CloseError]. Those that were forgotten come back meanwhile. Later calls wait for the first and return the same.
 //
 // A connection taken from the unwrapped pool and never released keeps a
 // goroutine of pgxpool's waiting for it.
@@ -37,10 +37,8 @@ func (p *Pool) drain(ctx context.Context) error {
 		// It refuses new borrowers and closes idle connections at once.
 		p.pool.Close()
 	}()
-	select {
-	case <-drained:
+	if p.awaitBorrowers(ctx, drained) {
 		return nil
-	case <-ctx.Done():
 	}
 	holders := p.holders(math.MaxInt)
 	for _, s := range p.allSessions() {
@@ -56,6 +54,26 @@ func (p *Pool) drain(ctx context.Context) error {
 		return nil // what was left came back just now
 	}
 	return &providers.CloseError{Holders: holders, Err: context.Cause(ctx)}
+}
+
+// awaitBorrowers waits until all is drained, or reports false when ctx ends. It
+// has the supervisor's work to do meanwhile, whose time is over: what a borrower
+// forgot nobody else would bring back.
+func (p *Pool) awaitBorrowers(ctx context.Context, drained <-chan struct{}) bool {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var collected time.Time
+	for {
+		select {
+		case <-drained:
+			return true
+		case <-ctx.Done():
+			return false
+		case now := <-ticker.C:
+			p.watchBorrowers(now)
+			p.collectForgotten(now, &collected)
+		}
+	}
 }
 
 // closeByForce closes a connection under its borrower.

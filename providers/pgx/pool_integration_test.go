@@ -160,6 +160,32 @@ func TestTrap10CloseNamesAndEndsWhoHolds(t *testing.T) {
 	}
 }
 
+// Nobody can give back what was forgotten, so Close itself finds it.
+func TestTrap10CloseFindsWhatWasForgotten(t *testing.T) {
+	for name, forget := range map[string]func(p *Pool) error{
+		"a row":  func(p *Pool) error { _ = p.QueryRow(t.Context(), "select 1"); return nil },
+		"rows":   func(p *Pool) error { _, err := p.Query(t.Context(), "select 1"); return err },
+		"a conn": func(p *Pool) error { _, err := p.Acquire(t.Context()); return err },
+		"a transaction": func(p *Pool) error {
+			_, err := p.Begin(t.Context(), providers.TxOptions{})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := openPool(t, providers.Config{})
+			if err := forget(p); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			if err := p.Close(ctx); err != nil || p.Stats().Reclaimed != 1 {
+				t.Errorf("%d came back by themselves: %v", p.Stats().Reclaimed, err)
+			}
+		})
+	}
+}
+
 func TestWarmUp(t *testing.T) {
 	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{
 		InitialSize: 3, MaxSize: 5, WarmupQueries: []string{"set application_name = 'warm'", "select 1"},

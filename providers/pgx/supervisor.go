@@ -251,18 +251,24 @@ func (s *session) isWatched() bool {
 	return s.watched
 }
 
-// collectForgotten forces a garbage collection when callers wait while
+// collectForgotten forces a garbage collection when somebody waits while
 // borrowings last that may be forgotten ones. A process that only waits
 // allocates nothing, so the collector would not run by itself for minutes.
 func (p *Pool) collectForgotten(now time.Time, last *time.Time) {
-	n, since := p.waiting.oldest()
-	if n == 0 || now.Sub(since) < collectAfter || now.Sub(*last) < collectEvery {
+	if !p.isAwaited(now) || now.Sub(*last) < collectEvery {
 		return
 	}
 	if slices.ContainsFunc(p.allSessions(), (*session).isWatched) {
 		*last = now
 		runtime.GC()
 	}
+}
+
+// isAwaited reports that callers have waited for a connection for a while, or that
+// Close waits for all of them.
+func (p *Pool) isAwaited(now time.Time) bool {
+	n, since := p.waiting.oldest()
+	return p.closing.Load() || n > 0 && now.Sub(since) >= collectAfter
 }
 
 func (p *Pool) allSessions() []*session {
