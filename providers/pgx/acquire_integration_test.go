@@ -17,7 +17,7 @@ import (
 
 func TestTrap03ExhaustedNamesHoldersAndTimeWaited(t *testing.T) {
 	const limit = 50 * time.Millisecond
-	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 2}, AcquireTimeout: limit})
+	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{InitialSize: 2, MaxSize: 2}, AcquireTimeout: limit})
 	ctx := providers.WithCorrelationID(t.Context(), "req-7")
 	held, err := p.Acquire(ctx)
 	if err != nil {
@@ -219,8 +219,9 @@ func TestTrap04NestedRefusalIsSeenByHooks(t *testing.T) {
 }
 
 func TestTrap09WaitsByOutcome(t *testing.T) {
-	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 1}, AcquireTimeout: 30 * time.Millisecond})
+	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 1}})
 	mustExec(t, p, "select 1") // the first connect
+	p.acquireTimeout = 30 * time.Millisecond
 	if s := p.Stats(); s.Waits.Count(providers.WaitAcquired) != 1 || s.Connects != 1 || s.Acquires != 1 {
 		t.Fatalf("a first connect is a wait that ended well: %+v", s)
 	}

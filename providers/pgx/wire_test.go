@@ -159,6 +159,9 @@ func balanced(t testing.TB, cfg providers.Config) *Pool {
 	if cfg.Pool.MaxSize == 0 {
 		cfg.Pool.MaxSize = 1
 	}
+	if cfg.AcquireTimeout > 0 && cfg.Pool.InitialSize == 0 {
+		cfg.Pool.InitialSize = cfg.Pool.MaxSize // the limit is for waits, not for connecting on a busy machine
+	}
 	p := openPool(t, cfg)
 	t.Cleanup(func() {
 		eventually(t, "every connection is back", func() bool { return p.Stats().InUse == 0 })
