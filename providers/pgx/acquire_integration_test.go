@@ -17,7 +17,7 @@ import (
 
 func TestTrap03ExhaustedNamesHoldersAndTimeWaited(t *testing.T) {
 	const limit = 50 * time.Millisecond
-	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{InitialSize: 2, MaxSize: 2}, AcquireTimeout: limit})
+	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{InitialSize: 2, MaxSize: 2}, AcquireTimeout: limit, LeakAfter: time.Minute})
 	ctx := providers.WithCorrelationID(t.Context(), "req-7")
 	held, err := p.Acquire(ctx)
 	if err != nil {
