@@ -108,6 +108,7 @@ var (
 	ErrEndsScope       = providers.ErrEndsScope
 	ErrTooManyRows     = providers.ErrTooManyRows
 	ErrTxPoisoned      = providers.ErrTxPoisoned
+	ErrUnreplicated    = providers.ErrUnreplicated
 	ErrUnknownProvider = providers.ErrUnknownProvider
 	ErrInvalidHook     = providers.ErrInvalidHook
 	ErrDuplicateHook   = providers.ErrDuplicateHook

@@ -46,6 +46,11 @@ var (
 	// ErrTxEnded means that a statement ended the transaction, so that nobody but
 	// its author can say how, and what followed it was not part of it.
 	ErrTxEnded = errors.New("pgkeel: the transaction was ended by a statement (commit, rollback) instead of by its methods")
+	// ErrUnreplicated means that a commit stopped waiting for its synchronous standby,
+	// since its context ended or an administrator had it stop. The primary has it, and
+	// a failover may lose it: its outcome is unknown.
+	ErrUnreplicated = errors.New("pgkeel: the transaction was committed on the primary, and its wait for the synchronous standby was cut short, " +
+		"so that a failover may lose it")
 )
 
 // Holder describes who holds a connection.

@@ -39,6 +39,7 @@ func newPoolConfig(c providers.Config) (*pgxpool.Config, error) {
 	applyLifetimes(pc, c, named.RuntimeParams)
 	applyTimeouts(pc, c, named.RuntimeParams)
 	applyProfile(pc, c.Profile)
+	watchReplication(pc.ConnConfig)
 	return pc, nil
 }
 

@@ -369,8 +369,12 @@ func (t *Tx) commitRoot(ctx context.Context) error {
 	if !lost && t.lease.conn().PgConn().TxStatus() == 'I' {
 		return t.endedBehind(ctx, f, opCommit)
 	}
-	o := t.orderOfCommit(ctx)
+	o, cut := t.orderOfCommit(ctx), unreplicated(t.lease.conn().PgConn())
+	cut.Store(false)
 	err := t.commit(t.lease.s.watch(ctx), o)
+	if err == nil && cut.Load() {
+		err = errUnreplicated(ctx)
+	}
 	if err != nil {
 		result := providers.OutcomeRolledBack
 		if !lost { // else COMMIT was not sent

@@ -1,0 +1,109 @@
+package pgkeel_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/pgkeel/pgkeel"
+	"github.com/pgkeel/pgkeel/outcome"
+	"github.com/pgkeel/pgkeel/pgtest"
+)
+
+// A commit that stops waiting for its synchronous standby is reported as a success by
+// the server. Here it is unknown, since a failover may lose it, and with ExactlyOnce it
+// is found out.
+func TestCommitThatIsNotReplicated(t *testing.T) {
+	nodes := pgtest.New(t, pgtest.Options{Standbys: 1, SynchronousStandbys: 1})
+	db, other := openOn(t, nodes.Primary().DSN(""), one()), openOn(t, nodes.Primary().DSN(""), one())
+	mustExec(t, db, "create table t (n int); "+outcome.DDL)
+	standby := nodes.Standbys()[0]
+	cancelWait := func(do string) {
+		for {
+			n, err := other.QueryCount(t.Context(), "select count(*) from (select "+do+"(pid) from pg_stat_activity where wait_event = 'SyncRep') as c")
+			if err != nil {
+				t.Error(err)
+			}
+			if n > 0 || err != nil {
+				return
+			}
+		}
+	}
+	soonOver := func() (context.Context, context.CancelFunc) {
+		return context.WithTimeout(t.Context(), 300*time.Millisecond)
+	}
+	session := func() (context.Context, context.CancelFunc) {
+		return pgkeel.WithSession(t.Context(), pgkeel.NewSession()), func() {}
+	}
+	plain := func() (context.Context, context.CancelFunc) { return t.Context(), func() {} }
+	for name, tc := range map[string]struct {
+		ctx   func() (context.Context, context.CancelFunc)
+		admin string
+		once  bool
+		want  pgkeel.Outcome
+		cause error
+	}{
+		"a deadline":                 {ctx: soonOver, want: pgkeel.OutcomeUnknown, cause: context.DeadlineExceeded},
+		"an administrator":           {ctx: plain, admin: "pg_cancel_backend", want: pgkeel.OutcomeUnknown},
+		"an administrator, session":  {ctx: session, admin: "pg_cancel_backend", want: pgkeel.OutcomeUnknown},
+		"a deadline, once":           {ctx: soonOver, once: true, want: pgkeel.OutcomeCommitted},
+		"an administrator, once":     {ctx: plain, admin: "pg_cancel_backend", once: true, want: pgkeel.OutcomeCommitted},
+		"an administrator ended it":  {ctx: plain, admin: "pg_terminate_backend", want: pgkeel.OutcomeUnknown},
+		"and with once, he does too": {ctx: plain, admin: "pg_terminate_backend", once: true, want: pgkeel.OutcomeCommitted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := standby.Pause(); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := tc.ctx()
+			defer cancel()
+			told := make(chan error, 1)
+			go func() {
+				told <- db.RunTx(ctx, func(ctx context.Context, tx pgkeel.Tx) error { return insert(ctx, tx, 1) }, pgkeel.TxOptions{ExactlyOnce: tc.once})
+			}()
+			if tc.admin != "" {
+				cancelWait(tc.admin)
+			} else {
+				<-ctx.Done()
+			}
+			if tc.once {
+				cancelWait("abs") // the resolver waits for the standby as well
+				if err := standby.Resume(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := <-told
+			if !tc.once {
+				if err := standby.Resume(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mustBe(t, err, tc.want)
+			if tc.want == pgkeel.OutcomeUnknown && tc.admin != "pg_terminate_backend" &&
+				(!errors.Is(err, pgkeel.ErrUnreplicated) || tc.cause != nil && !errors.Is(err, tc.cause)) {
+				t.Error(err)
+			}
+			// What the connection noted is of that commit only.
+			mustTx(t, db)
+		})
+	}
+	// Nor of a statement before it that committed itself.
+	if err := standby.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := soonOver()
+	defer cancel()
+	_, _ = db.Exec(ctx, "insert into t values (2)")
+	if err := standby.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	mustTx(t, db)
+}
+
+func mustTx(t *testing.T, db *pgkeel.DB) {
+	t.Helper()
+	if err := db.RunTx(t.Context(), func(ctx context.Context, tx pgkeel.Tx) error { return insert(ctx, tx, 1) }); err != nil {
+		t.Error(err)
+	}
+}
