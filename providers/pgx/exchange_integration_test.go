@@ -255,3 +255,21 @@ func TestExchangeReadByARowScanner(t *testing.T) {
 	}
 	rows.Close()
 }
+
+// A statement that AfterConnect has prepared is run by its name, whatever it is
+// confined to.
+func TestExchangeOfAStatementByItsName(t *testing.T) {
+	p := balanced(t, providers.Config{AfterConnect: func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Prepare(ctx, "by_name", "select current_setting('app.x') || $1::text")
+		return err
+	}})
+	rows := readMarked(t, p, "by_name", "!")
+	var got string
+	if !rows.Next() || rows.Scan(&got) != nil || got != "1!" {
+		t.Errorf("%q %v", got, rows.Err())
+	}
+	rows.Close()
+	if err := p.Run(t.Context(), marked(providers.CallExec, "by_name", "!")); err != nil {
+		t.Error(err)
+	}
+}

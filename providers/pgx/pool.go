@@ -37,6 +37,7 @@ type Pool struct {
 	gauges     gauges
 	waiting    waiting
 	classifier classifier
+	names      statementNames
 
 	// dials holds a token for each attempt to connect under way.
 	dials    chan struct{}

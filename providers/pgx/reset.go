@@ -276,7 +276,11 @@ func (s *session) soil(sql string) {
 // name that a borrower chose is itself something left behind; the driver's own
 // names, and those of AfterConnect, belong to the connection.
 func (p *Pool) prepared(conn *pgx.Conn, name, sql string) {
-	if !p.resets || name == "" || strings.HasPrefix(name, "stmtcache_") {
+	if name == "" || strings.HasPrefix(name, "stmtcache_") {
+		return
+	}
+	p.names.add(name)
+	if !p.resets {
 		return
 	}
 	if d := p.classifier.classify(sql); d != 0 {

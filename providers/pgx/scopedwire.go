@@ -47,7 +47,7 @@ func (p *Pool) ready(ctx context.Context, st *statement, scope []providers.Setti
 	s := st.lease.s
 	known := descriptionsOf(s)
 	prepares := known != nil && known.named && known.capacity > 0
-	if !prepares || p.cfg.Tracer != nil || st.sql == "" || changesMeaning(scope, nil) {
+	if !prepares || p.cfg.Tracer != nil || st.sql == "" || p.names.has(st.sql) || changesMeaning(scope, nil) {
 		return nil, nil, nil
 	}
 	sql, args := st.sql, st.args
