@@ -26,6 +26,7 @@ var queryTests = []test{
 	{name: "Huge", run: testHuge},
 	{name: "NUL", run: testNUL},
 	{name: "WrongArguments", run: testWrongArguments},
+	{name: "CopyWithoutData", run: testCopyWithoutData},
 }
 
 func testExec(t *testing.T, s suite) {
@@ -317,9 +318,28 @@ func testWrongArguments(t *testing.T, s suite) {
 			} else if o := providers.OutcomeOf(err); o == providers.OutcomeCommitted {
 				t.Errorf("%s: %s: %v", what, o, err)
 			}
+			if o := providers.OutcomeOf(err); o == providers.OutcomeUnknown { // the driver finds it, or the server
+				t.Errorf("%s: nothing ran, and the outcome is unknown: %v", what, err)
+			}
 		}
 		if n := traces(t, q); n != 0 {
 			t.Errorf("%d statements ran", n)
+		}
+	})
+}
+
+// testCopyWithoutData runs what would wait for data that nobody sends.
+func testCopyWithoutData(t *testing.T, s suite) {
+	s.onEach(t, table, func(t *testing.T, q querier) {
+		if _, inTx := q.(providers.Tx); inTx {
+			return // one failure would be the end of it
+		}
+		const copyIn = "copy t from stdin"
+		wantOutcome(t, "exec", execError(t, q, copyIn), providers.OutcomeNotSent)
+		wantOutcome(t, "query", queryError(t.Context(), q, copyIn), providers.OutcomeNotSent)
+		wantOutcome(t, "run", runExec(t, q, copyIn, "app.x", "1"), providers.OutcomeNotSent)
+		if n := traces(t, q); n != 0 {
+			t.Errorf("%d rows", n)
 		}
 	})
 }

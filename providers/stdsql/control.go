@@ -1,6 +1,7 @@
 package stdsql
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -41,6 +42,18 @@ func mayEndTx(sql string) bool {
 	}
 	return nestedComment.MatchString(sql)
 }
+
+// copiesIn reports a COPY whose data are to come from the client. A driver would
+// wait for the server, and the server for the data.
+func copiesIn(sql string) bool {
+	if !stdin.MatchString(sql) {
+		return false // as next to all
+	}
+	word, _ := nextWord(sql)
+	return word == "copy"
+}
+
+var stdin = regexp.MustCompile(`(?i)\bstdin\b`)
 
 // nextWord returns the first word of a text in lower case, and what is behind it.
 func nextWord(sql string) (word, rest string) {

@@ -44,6 +44,22 @@ func TestControlsTx(t *testing.T) {
 	}
 }
 
+func TestCopiesIn(t *testing.T) {
+	for sql, want := range map[string]bool{
+		"copy t from stdin":                        true,
+		"/* all */ -- of it\n COPY t FROM\nSTDIN":  true,
+		"copy t to stdout":                         false,
+		"copy t from '/tmp/x'":                     false,
+		"insert into t values ('copy from stdin')": false,
+		"select stdin from copy":                   false,
+		"":                                         false,
+	} {
+		if got := copiesIn(sql); got != want {
+			t.Errorf("%q: %v", sql, got)
+		}
+	}
+}
+
 func TestMayEndTx(t *testing.T) {
 	for sql, want := range map[string]bool{
 		"select 1; select 2":                 false,

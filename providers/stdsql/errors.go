@@ -31,6 +31,7 @@ var (
 	errScannedTwice   = errors.New("pgkeel: the row was scanned already")
 	errNoRow          = errors.New("pgkeel: there is no current row: call Next first, and Scan before Close")
 	errNUL            = errors.New("pgkeel: the statement contains a NUL byte")
+	errCopyIn         = errors.New("pgkeel: COPY … FROM STDIN has no data here, and database/sql no way to hand them over; use the pgx provider with package bulk")
 	errSQLTx          = errors.New("pgkeel: a transaction was begun in SQL on this connection: use Begin, " +
 		"as nobody else knows when it ends")
 	errInTx = errors.New("pgkeel: the connection has a transaction open; use that, or a savepoint of it")
@@ -113,6 +114,8 @@ func (l *lease) unsure(err error, pg *providers.PGError) error {
 		return &outcomeError{errors.Join(errTaken, err), providers.OutcomeUnknown}
 	case isArgument(err):
 		return withoutArguments(err)
+	case wrongCount.MatchString(err.Error()):
+		return refused(fmt.Errorf("pgkeel: %w", err))
 	case errors.Is(err, driver.ErrBadConn), pgconn.SafeToRetry(err), isTimeout(err):
 		return &outcomeError{err, providers.OutcomeUnknown}
 	default:
@@ -165,6 +168,10 @@ func hasCode(err error, code string) bool {
 }
 
 var argumentFailure = regexp.MustCompile(`(?:unable|failed) to encode |^sql: converting argument |^pgkeel: argument `)
+
+// wrongCount is how drivers say, before they send the statement, that there are
+// more or fewer arguments than it has parameters.
+var wrongCount = regexp.MustCompile(`^(?:mismatched param and argument count|(?:sql: )?expected \d+ arguments, got \d+|pq: got \d+ parameters but the statement requires \d+)$`)
 
 // isArgument reports that an argument could not be encoded, which happens before
 // anything is sent.

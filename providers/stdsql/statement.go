@@ -66,6 +66,9 @@ func (st *statement) ready(ctx context.Context, op string) error {
 	if strings.ContainsRune(st.sql, 0) {
 		return refused(errNUL)
 	}
+	if copiesIn(st.sql) {
+		return refused(errCopyIn)
+	}
 	if err := st.prepareArgs(ctx); err != nil {
 		return err
 	}
