@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -199,6 +200,82 @@ func TestPatroniThatDoesNotStart(t *testing.T) {
 	}
 	if _, err := StartPatroni(t.Context(), Options{Standbys: -1}); err == nil || !strings.Contains(err.Error(), "negative") {
 		t.Errorf("with a bad option: %v", err)
+	}
+}
+
+func TestPatroniWhoseEtcdDoesNotStart(t *testing.T) {
+	t.Parallel()
+	programs, err := findPatroni(installed(t))
+	must(t, err)
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	programs.etcd = filepath.Join(dir, "etcd")
+	must(t, os.WriteFile(programs.etcd, []byte("#!/bin/sh\necho the reason\nexit 1\n"), 0o755))
+	_, err = startPatroni(t.Context(), Options{}, installed(t), programs)
+	if err == nil || !strings.Contains(err.Error(), "etcd does not start") || !strings.Contains(err.Error(), "the reason") {
+		t.Errorf("got %v", err)
+	}
+	must(t, os.Chmod(programs.etcd, 0o700))
+	must(t, os.Chmod(dir, 0o700))
+	if os.Geteuid() == 0 {
+		if _, err := startPatroni(t.Context(), Options{}, installed(t), programs); err == nil || !strings.Contains(err.Error(), "cannot read "+programs.etcd) {
+			t.Errorf("where the servers' user cannot read it: %v", err)
+		}
+	}
+}
+
+// A lock that nobody holds cannot expire, and nor can one in an etcd that is gone.
+func TestEtcdWithoutALeader(t *testing.T) {
+	t.Parallel()
+	programs, err := findPatroni(installed(t))
+	must(t, err)
+	s, err := newSite(installed(t), "")
+	must(t, err)
+	defer func() { must(t, s.remove()) }()
+	e := &etcd{program: programs.etcd}
+	must(t, e.start(t.Context(), s))
+	defer e.end()
+	if err := e.revoke(t.Context(), "/service/none/leader"); !errors.Is(err, errNoLeader) {
+		t.Errorf("a key that is not there: %v", err)
+	}
+	e.end()
+	if err := e.revoke(t.Context(), "/service/none/leader"); err == nil || !strings.Contains(err.Error(), "pgtest: etcd: ") {
+		t.Errorf("etcd is gone: %v", err)
+	}
+}
+
+// What needs a leader waits for one no longer than its context says.
+func TestPatroniWithoutALeader(t *testing.T) {
+	t.Parallel()
+	p := &Patroni{}
+	n := &PatroniNode{cluster: p, name: "node0"}
+	p.nodes = append(p.nodes, n)
+	if err := p.Switchover(t.Context(), n); !errors.Is(err, errNoLeader) {
+		t.Errorf("switchover: %v", err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	for what, err := range map[string]error{
+		"configure": p.Configure(short, map[string]any{"ttl": 30}), "streaming": p.WaitStreaming(short),
+	} {
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := p.WaitStreaming(short); !errors.Is(err, errNoLeader) {
+		t.Errorf("it does not say what is missing: %v", err)
+	}
+}
+
+func TestCallsThatCannotBeMade(t *testing.T) {
+	t.Parallel()
+	n := &PatroniNode{name: "node0", api: 1}
+	if err := n.call(t.Context(), "PATCH", "/config", map[string]any{"ttl": func() {}}, nil); err == nil || !strings.Contains(err.Error(), "Patroni of node0") {
+		t.Errorf("a value that is no JSON: %v", err)
+	}
+	if err := callJSON(t.Context(), "NO METHOD", "http://"+loopback(1), nil, nil); err == nil || !strings.Contains(err.Error(), "method") {
+		t.Errorf("no method: %v", err)
 	}
 }
 
