@@ -12,8 +12,9 @@ import (
 
 const (
 	// cancelDeadline is how long a connection may take to answer cancel
-	// requests before it is closed after all.
-	cancelDeadline = 5 * time.Second
+	// requests before it is closed after all. It is as long as the caller waits
+	// beyond the end of its context for a server that is silent.
+	cancelDeadline = 2 * time.Second
 	// cancelSettle is the time between a cancel request and the next, or the
 	// connection's next statement, which the request must not hit.
 	cancelSettle = 100 * time.Millisecond

@@ -16,7 +16,7 @@ import (
 
 // rollbackTimeout bounds a rollback, which does not end with the caller's
 // context: a transaction whose context is dead is just the one to roll back.
-const rollbackTimeout = 5 * time.Second
+const rollbackTimeout = 2 * time.Second
 
 // The operations that end a transaction.
 const (
@@ -492,13 +492,11 @@ func (t *Tx) rollbackInUse(inUse error) error {
 }
 
 func (t *Tx) rollbackRoot(ctx context.Context) error {
-	ctx, stop := detached(ctx)
-	defer stop()
-	ctx, f := t.pool.startHook(ctx, providers.EventRollback, "", t.lease.s.pid)
+	ctx, f := t.pool.startHook(context.WithoutCancel(ctx), providers.EventRollback, "", t.lease.s.pid)
 	if pg := t.lease.conn().PgConn(); !pg.IsClosed() && !pg.IsBusy() && pg.TxStatus() == 'I' {
 		return t.endedBehind(ctx, f, opRollback)
 	}
-	err := t.inner.Rollback(ctx)
+	err := t.rollback(ctx)
 	if err != nil {
 		err = &providers.TxError{
 			Result: providers.OutcomeRolledBack, Operation: opRollback, Attempts: 1,
@@ -508,6 +506,18 @@ func (t *Tx) rollbackRoot(ctx context.Context) error {
 	t.order.undone(ctx, err)
 	f.End(0, err)
 	t.finish()
+	return err
+}
+
+// rollback has the server roll back. When its time is over the connection is closed,
+// which does the same: there is nothing to cancel.
+func (t *Tx) rollback(ctx context.Context) error {
+	conn := t.lease.conn()
+	limit := time.AfterFunc(rollbackTimeout, func() { _ = conn.PgConn().Conn().Close() })
+	err := t.inner.Rollback(ctx)
+	if !limit.Stop() {
+		_ = conn.Close(ended()) // also if the answer came in the same moment
+	}
 	return err
 }
 
