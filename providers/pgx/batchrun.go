@@ -159,7 +159,7 @@ func newStream(ctx context.Context, p *Pool, l lease, call *providers.BatchCall)
 	s.inTx = s.conn.PgConn().TxStatus() != 'I'
 	s.known = descriptionsOf(l.s)
 	s.trace.batch = l.s.config.Tracer.(*tracer).batch
-	s.pipe = s.conn.PgConn().StartPipeline(ctx)
+	s.pipe = s.conn.PgConn().StartPipeline(l.s.watch(ctx))
 	return s
 }
 
@@ -253,6 +253,7 @@ func (s *stream) close() {
 		s.recover()
 	}
 	_ = s.pipe.Close() // what it could say is known
+	s.lease.unwatch()  // what follows must happen although the context ended
 	s.trace.end(s)
 	pg := s.conn.PgConn()
 	undo := ""
