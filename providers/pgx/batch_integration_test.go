@@ -96,6 +96,54 @@ func TestBatchErrorsAreMapped(t *testing.T) {
 	}
 }
 
+// Rows of a batch are read as a statement's are: by values, up to an error, which
+// closes them, and a row once only.
+func TestBatchRowsAreReadLikeOthers(t *testing.T) {
+	p := balanced(t, providers.Config{})
+	b := &pgx.Batch{}
+	for range 2 {
+		b.Queue("select n, 'x' from generate_series(1, 3) n")
+	}
+	results := p.SendBatch(t.Context(), b)
+	rows, err := results.Query()
+	if err != nil || !rows.Next() {
+		t.Fatal(err)
+	}
+	values, err := rows.Values()
+	if err != nil || len(values) != 2 || values[0] != int32(1) || values[1] != "x" {
+		t.Errorf("%v, %v", values, err)
+	}
+	rows.Close()
+	if _, err := rows.Values(); err == nil || rows.Next() || rows.Conn() != nil {
+		t.Errorf("read behind the end: %v", err)
+	}
+	if rows, err = results.Query(); err != nil || !rows.Next() {
+		t.Fatal(err)
+	}
+	var n, wrong int
+	scan := rows.Scan(&n, &wrong)
+	if scan == nil || rows.Next() || !errors.Is(rows.Err(), scan) {
+		t.Errorf("after an error the rows go on: %v, %v", scan, rows.Err())
+	}
+	if err := results.Close(); !errors.Is(err, scan) { // as in pgx
+		t.Error(err)
+	}
+	b = &pgx.Batch{}
+	b.Queue("select 1")
+	results = p.SendBatch(t.Context(), b)
+	row := results.QueryRow()
+	if err := row.Scan(&n); err != nil || n != 1 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if err := row.Scan(&n); !errors.Is(err, errScannedTwice) {
+		t.Error(err)
+	}
+	if err := results.Close(); err != nil {
+		t.Error(err)
+	}
+	mustExec(t, p, "select 1")
+}
+
 func TestBatchRowsConnIsNotReused(t *testing.T) {
 	p := balanced(t, providers.Config{})
 	b := &pgx.Batch{}

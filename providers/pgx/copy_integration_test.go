@@ -60,6 +60,40 @@ func TestCopyFrom(t *testing.T) {
 	})
 }
 
+// copySpy is a user's tracer that hears of COPY.
+type copySpy struct {
+	table pgx.Identifier
+	ends  []pgx.TraceCopyFromEndData
+}
+
+func (*copySpy) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+func (*copySpy) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (s *copySpy) TraceCopyFromStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceCopyFromStartData) context.Context {
+	s.table = data.TableName
+	return ctx
+}
+
+func (s *copySpy) TraceCopyFromEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceCopyFromEndData) {
+	s.ends = append(s.ends, data)
+}
+
+func TestCopyFromTellsTheTracer(t *testing.T) {
+	spy := &copySpy{}
+	p := balanced(t, providers.Config{Tracer: spy})
+	mustExec(t, p, "create table t (n int unique)")
+	for range 2 { // the second time they are there
+		_, _ = p.CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"n"}, pgx.CopyFromRows([][]any{{1}, {2}}))
+	}
+	if len(spy.ends) != 2 || len(spy.table) != 1 || spy.table[0] != "t" {
+		t.Fatalf("%+v", spy)
+	}
+	if first, second := spy.ends[0], spy.ends[1]; first.Err != nil || first.CommandTag.RowsAffected() != 2 || second.Err == nil || second.CommandTag.RowsAffected() != 0 {
+		t.Errorf("%+v", spy.ends)
+	}
+}
+
 func TestCopyFromFails(t *testing.T) {
 	why := errors.New("the source's own")
 	for name, tc := range map[string]struct {
