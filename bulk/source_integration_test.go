@@ -508,6 +508,47 @@ func TestOptionsOfTheData(t *testing.T) {
 	}
 }
 
+// What only newer servers have works there: the kit may run on any.
+func TestOptionsOfNewerServers(t *testing.T) {
+	db := openDB(t, `create table t (a int, b text default 'dflt')`)
+	major := value[int](t, db, `select current_setting('server_version_num')::int / 10000`)
+	for name, c := range map[string]struct {
+		since  int
+		into   Into
+		format Format
+		data   string
+		want   string
+		fails  string
+	}{
+		"default":            {since: 16, format: CSV{Default: text(`\D`)}, data: "1,\\D\n", want: "1 dflt"},
+		"default, text":      {since: 16, format: Text{Default: text(`\D`)}, data: "1\t\\D\n", want: "1 dflt"},
+		"force null all":     {since: 17, format: CSV{ForceNullAll: true}, data: "1,\"\"\n", want: "1"},
+		"force not null all": {since: 17, into: Into{Columns: []string{"b"}}, format: CSV{ForceNotNullAll: true}, data: "\n", want: ""},
+		"on error":           {since: 17, into: Into{OnError: OnErrorIgnore}, format: CSV{}, data: "x,x\n1,x\n", want: "1 x"},
+		"on error, text":     {since: 17, into: Into{OnError: OnErrorIgnore, LogVerbosity: LogVerbose}, format: Text{}, data: "x\tx\n1\tx\n", want: "1 x"},
+		"silent":             {since: 18, into: Into{OnError: OnErrorIgnore, LogVerbosity: LogSilent}, format: CSV{}, data: "x,x\n1,x\n", want: "1 x"},
+		"rejects":            {since: 18, into: Into{OnError: OnErrorIgnore, RejectLimit: 1}, format: CSV{}, data: "x,x\n1,x\n", want: "1 x"},
+		"too many rejects": {
+			since: 18, into: Into{OnError: OnErrorIgnore, RejectLimit: 1}, format: CSV{}, data: "x,x\n1,x\nsecret,x\n",
+			fails: `line 3, column "a", near "xxxxxx": skipped more than REJECT_LIMIT (1) rows`,
+		},
+	} {
+		if major < c.since {
+			continue
+		}
+		mustExec(t, db, `truncate t`)
+		c.into.Table = table("t")
+		_, err := CopyFrom(t.Context(), db, c.into, FromReader(strings.NewReader(c.data), c.format))
+		if (err != nil) != (c.fails != "") || err != nil && !strings.Contains(err.Error(), c.fails) {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if c.fails == "" {
+			expect(t, db, c.want, `select concat_ws(' ', a, b) from t`)
+		}
+	}
+}
+
 func gzipped(s string) string {
 	var b strings.Builder
 	w := gzip.NewWriter(&b)

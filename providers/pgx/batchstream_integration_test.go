@@ -192,11 +192,13 @@ func TestBatchCallbackEndsItsGoroutine(t *testing.T) {
 }
 
 func TestBatchOccupiesWhatItRunsOn(t *testing.T) {
-	onEach(t, providers.Config{AcquireTimeout: 50 * time.Millisecond}, "", func(t *testing.T, p *Pool, q runner) {
+	onEach(t, providers.Config{}, "", func(t *testing.T, p *Pool, q runner) {
 		one := queued("select 1")
 		var err error
 		one.Exec(func(pgconn.CommandTag) error {
-			_, err = q.Exec(t.Context(), "select 1")
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			_, err = q.Exec(ctx, "select 1")
 			return nil
 		})
 		if err := q.(batchRunner).RunBatch(t.Context(), callOf(0, one)); err != nil {
