@@ -2,8 +2,6 @@ package pgkeel
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
@@ -32,7 +30,7 @@ func runBatch(ctx context.Context, target any, call *providers.BatchCall) error 
 	if !ok {
 		call.Report.Fail(&providers.BatchError{
 			Operation: providers.BatchConnection, Result: providers.OutcomeNotSent,
-			Err: fmt.Errorf("pgkeel: RunBatch: %w by this provider; nothing was sent", errors.ErrUnsupported),
+			Err: unsupported("RunBatch", target),
 		})
 		return call.Report.Err()
 	}

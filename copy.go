@@ -62,13 +62,21 @@ func (tx Tx) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.
 	return copyToWriter(ctx, tx.tx, w, sql)
 }
 
+// unsupported says why target cannot do what was asked of it.
+func unsupported(method string, target any) error {
+	if target == nil {
+		return refusef("%s: the Tx is a zero value; Begin makes one", method)
+	}
+	return refusef("%s: %w by this provider", method, errors.ErrUnsupported)
+}
+
 func copyFrom(ctx context.Context, target any, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
 	if src == nil {
 		return 0, refusef("CopyFrom: the source is nil")
 	}
 	copier, ok := target.(providers.Copier)
 	if !ok {
-		return 0, refusef("CopyFrom: %w by this provider", errors.ErrUnsupported)
+		return 0, unsupported("CopyFrom", target)
 	}
 	return copier.CopyFrom(ctx, table, columns, src)
 }
@@ -76,7 +84,7 @@ func copyFrom(ctx context.Context, target any, table pgx.Identifier, columns []s
 func copyFromReader(ctx context.Context, target any, r io.Reader, sql string) (pgconn.CommandTag, error) {
 	copier, ok := target.(providers.RawCopier)
 	if !ok {
-		return pgconn.CommandTag{}, refusef("CopyFromReader: %w by this provider", errors.ErrUnsupported)
+		return pgconn.CommandTag{}, unsupported("CopyFromReader", target)
 	}
 	return copier.CopyFromReader(ctx, r, sql)
 }
@@ -84,7 +92,7 @@ func copyFromReader(ctx context.Context, target any, r io.Reader, sql string) (p
 func copyToWriter(ctx context.Context, target any, w io.Writer, sql string) (pgconn.CommandTag, error) {
 	copier, ok := target.(providers.RawCopier)
 	if !ok {
-		return pgconn.CommandTag{}, refusef("CopyToWriter: %w by this provider", errors.ErrUnsupported)
+		return pgconn.CommandTag{}, unsupported("CopyToWriter", target)
 	}
 	return copier.CopyToWriter(ctx, w, sql)
 }
