@@ -98,7 +98,9 @@ func (db *DB) Begin(ctx context.Context, options ...TxOptions) (Tx, error) {
 // When the transaction conflicts with others (40001, 40P01), a cached statement
 // no longer fits the schema, or the connection or its server is lost before
 // COMMIT was sent, RunTx runs the whole of fn again in a fresh transaction, with a
-// random pause before it, as often and as long as the options say. With replicas, a
+// random pause before it, as often and as long as the options say. A connection that
+// was found dead when the transaction was to begin is no attempt: after a restart
+// there can be as many of them as the pool has connections. With replicas, a
 // read-only one that lost its server is run again on another. So fn must have no
 // effect outside of the transaction that it could not have twice, and must not end
 // the transaction by itself.
@@ -131,15 +133,14 @@ func (db *DB) RunTx(ctx context.Context, fn func(ctx context.Context, tx Tx) err
 		opts.RetryBudget = defaultRetryBudget
 	}
 	budget := time.Now().Add(opts.RetryBudget)
-	for attempt := 1; ; attempt++ {
-		var err error
-		if opts.ExactlyOnce {
-			err = db.attemptOnce(ctx, fn, opts, budget)
-		} else {
-			err = db.attempt(ctx, fn, opts, db.pool)
-		}
+	for attempt, dead := 1, 0; ; attempt++ {
+		err := db.try(ctx, fn, opts, budget)
 		if err == nil {
 			return nil
+		}
+		if diedIdle(err) && dead < int(db.pool.Stats().MaxSize) && pause(ctx, 1, budget) {
+			dead, attempt = dead+1, attempt-1
+			continue
 		}
 		waited := attempt
 		if !db.repeats(err, opts) {
@@ -152,6 +153,14 @@ func (db *DB) RunTx(ctx context.Context, fn func(ctx context.Context, tx Tx) err
 			return asTxError(err, attempt)
 		}
 	}
+}
+
+// try runs fn once.
+func (db *DB) try(ctx context.Context, fn func(context.Context, Tx) error, opts TxOptions, budget time.Time) error {
+	if opts.ExactlyOnce {
+		return db.attemptOnce(ctx, fn, opts, budget)
+	}
+	return db.attempt(ctx, fn, opts, db.pool)
 }
 
 // attempt runs fn in one transaction.

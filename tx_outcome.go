@@ -78,6 +78,14 @@ func isLost(ctx context.Context, err error, opts TxOptions) bool {
 	}
 }
 
+// diedIdle reports that a connection was found dead when a transaction was to begin,
+// as those of the pool are after a restart: nothing of it was run.
+func diedIdle(err error) bool {
+	var tx *TxError
+	return errors.As(err, &tx) && tx.Operation == "begin" && tx.Result != OutcomeUnknown &&
+		!errors.Is(err, ErrUnreachable) && isConnectionError(err)
+}
+
 // isRefusedWrite reports that a session was refused a write that should be allowed
 // to: the server has become a standby.
 func isRefusedWrite(ctx context.Context, err error, opts TxOptions) bool {
