@@ -24,10 +24,12 @@ const (
 	dirtPrepared
 
 	// What follows is no dirt. transactional: the statement begins or ends a
-	// transaction. procedural: it can do so inside.
+	// transaction. procedural: it can do so inside. copiesIn: it waits for data
+	// from the client.
 	transactional
 	procedural
-	noDirt = transactional | procedural
+	copiesIn
+	noDirt = transactional | procedural | copiesIn
 )
 
 // resetTimeout bounds the reset of a session; one that takes longer is closed.
@@ -83,6 +85,8 @@ func classify(sql string) dirt {
 		case first == "" && !quoted:
 			first = word
 			d |= dirtStatements[word]
+		case first == "copy" && word == "stdin" && !quoted:
+			d |= copiesIn
 		case dirtFunctions[word]:
 			d |= dirtState
 		case (word == "temp" || word == "temporary") && (first == "create" || previous == "into"):

@@ -46,7 +46,7 @@ func (p *Pool) canBeginWith(opts providers.TxOptions, first providers.Statement)
 	if p.endsScope(first.SQL) {
 		return errEndsItself
 	}
-	if isCopyIn(first.SQL) {
+	if p.classifier.classify(first.SQL)&copiesIn != 0 {
 		return &notSentError{errCopyIn}
 	}
 	if err := scopable(first.Args); err != nil {

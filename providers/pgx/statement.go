@@ -3,7 +3,6 @@ package pgx
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -112,7 +111,7 @@ func (p *Pool) run(ctx context.Context, st *statement, newRows func() *rows, cal
 // Sync: outside a transaction that makes them one of their own, whose end undoes
 // the settings. A setting that fails takes the statement with it.
 func (p *Pool) queryOn(ctx context.Context, r *rows, st *statement, scope []providers.Setting, stale []string) (pgx.Rows, error) {
-	if isCopyIn(st.sql) {
+	if st.copiesIn() {
 		err := &notSentError{errCopyIn}
 		st.firing.End(0, err)
 		st.end()
@@ -135,7 +134,7 @@ func (p *Pool) queryOn(ctx context.Context, r *rows, st *statement, scope []prov
 // execOn is queryOn for a statement without rows.
 func (p *Pool) execOn(ctx context.Context, st *statement, scope []providers.Setting, stale []string) (pgconn.CommandTag, error) {
 	defer st.end()
-	if isCopyIn(st.sql) {
+	if st.copiesIn() {
 		err := &notSentError{errCopyIn}
 		st.firing.End(0, err)
 		return pgconn.CommandTag{}, err
@@ -153,16 +152,9 @@ func (p *Pool) execOn(ctx context.Context, st *statement, scope []providers.Sett
 	return p.execScoped(ctx, st, scope, stale)
 }
 
-// isCopyIn reports whether a statement would wait for data that never comes. The
+// copiesIn reports whether a statement would wait for data that never comes. The
 // server does not hear a cancel request while it does.
-func isCopyIn(sql string) bool {
-	const verb = "copy"
-	if sql != "" && sql[0]|' ' != verb[0] && sql[0] > ' ' {
-		return false // as next to all
-	}
-	sql = strings.TrimLeft(sql, " \t\r\n")
-	return len(sql) > len(verb) && strings.EqualFold(sql[:len(verb)], verb) && strings.Contains(strings.ToLower(sql), "stdin")
-}
+func (st *statement) copiesIn() bool { return st.lease.s.classify(st.sql)&copiesIn != 0 }
 
 // declared adds to a scope what the context declares, or the pool for all, unless
 // every session is held to that.

@@ -232,7 +232,7 @@ func (t *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, erro
 		return failedRows(err), err
 	}
 	st := t.statement(cancel, sql, args)
-	return t.root.pool.query(ctx, t.root.rows.next(), &st)
+	return t.root.pool.queryOn(ctx, t.root.rows.next(), &st, nil, nil)
 }
 
 // QueryRow runs sql and returns its first row. Scan it before the next
@@ -243,7 +243,7 @@ func (t *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 		return failedRow(err)
 	}
 	st := t.statement(cancel, sql, args)
-	rows, _ := t.root.pool.query(ctx, t.root.rows.next(), &st)
+	rows, _ := t.root.pool.queryOn(ctx, t.root.rows.next(), &st, nil, nil)
 	return asRow(rows) // its error waits for Scan
 }
 
