@@ -21,16 +21,21 @@ type proxy struct {
 	delay           time.Duration
 	network, target string
 	listener        net.Listener
-	running         sync.WaitGroup
+	// line is what is under way, in the order in which it is due.
+	line    chan *chunk
+	taking  sync.WaitGroup
+	running sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
 	conns  []net.Conn
 }
 
-// chunk is what was read at once, and when it is due.
+// chunk is what was read at once, and when it is due where. Without data it is the
+// end of what comes that way.
 type chunk struct {
 	due  time.Time
+	to   chan<- *chunk
 	size int
 	data [16 << 10]byte
 }
@@ -47,12 +52,18 @@ func newProxy(dsn string, delay time.Duration) (*proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{delay: delay}
+	p := &proxy{delay: delay, line: make(chan *chunk, lineLength)}
 	p.network, p.target = pgconn.NetworkAddress(config.ConnConfig.Host, config.ConnConfig.Port)
 	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	p.running.Go(p.accept)
+	alarm, err := newAlarm()
+	if err != nil {
+		_ = p.listener.Close()
+		return nil, err
+	}
+	p.taking.Go(p.accept)
+	p.running.Go(func() { p.carry(alarm) })
 	return p, nil
 }
 
@@ -82,7 +93,7 @@ func (p *proxy) accept() {
 		if err != nil {
 			return // it was closed
 		}
-		p.running.Go(func() { p.connect(client) })
+		p.taking.Go(func() { p.connect(client) })
 	}
 }
 
@@ -102,32 +113,41 @@ func (p *proxy) connect(client net.Conn) {
 	}
 	p.conns = append(p.conns, client, server)
 	for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
-		line := make(chan *chunk, lineLength)
-		p.running.Go(func() { p.take(way[0], line) })
-		p.running.Go(func() { deliver(line, way[0], way[1]) })
+		arrived := make(chan *chunk, lineLength)
+		p.taking.Go(func() { p.take(way[0], arrived) })
+		p.running.Go(func() { deliver(arrived, way[0], way[1]) })
 	}
 }
 
 // take reads what comes in and notes when it is due at the other end.
-func (p *proxy) take(from net.Conn, line chan<- *chunk) {
-	defer close(line)
-	for {
+func (p *proxy) take(from net.Conn, to chan<- *chunk) {
+	for size := 1; size > 0; {
 		c := chunks.Get().(*chunk)
-		n, err := from.Read(c.data[:])
-		if err != nil {
-			return
-		}
-		c.size, c.due = n, time.Now().Add(p.delay)
-		line <- c
+		size, _ = from.Read(c.data[:])
+		c.size, c.to, c.due = size, to, time.Now().Add(p.delay)
+		p.line <- c
 	}
 }
 
-// deliver writes when it is due. The end of one way ends the connection, after
+// carry brings everything to the other end when it is due. As the delay is the same
+// for all, what comes first is due first.
+func (p *proxy) carry(alarm *alarm) {
+	defer alarm.close()
+	for c := range p.line {
+		alarm.sleep(time.Until(c.due))
+		if c.size == 0 {
+			close(c.to)
+			continue
+		}
+		c.to <- c
+	}
+}
+
+// deliver writes what has arrived. The end of one way ends the connection, after
 // what was on the way.
-func deliver(line <-chan *chunk, from, to net.Conn) {
+func deliver(arrived <-chan *chunk, from, to net.Conn) {
 	defer to.Close()
-	for c := range line {
-		time.Sleep(time.Until(c.due))
+	for c := range arrived {
 		if _, err := to.Write(c.data[:c.size]); err != nil {
 			_ = from.Close() // ends the reading, and so the line
 		}
@@ -139,11 +159,16 @@ func deliver(line <-chan *chunk, from, to net.Conn) {
 func (p *proxy) close() {
 	_ = p.listener.Close()
 	p.mu.Lock()
+	again := p.closed
 	p.closed = true
 	for _, c := range p.conns {
 		_ = c.Close()
 	}
 	p.mu.Unlock()
+	p.taking.Wait()
+	if !again {
+		close(p.line)
+	}
 	p.running.Wait()
 }
 
