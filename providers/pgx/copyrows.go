@@ -36,6 +36,7 @@ type rowReader struct {
 	buffer   []byte // what is encoded, from next on still to be read
 	next     int
 	rows     int
+	begun    bool
 	over     bool
 	err      error
 	panicked any
@@ -60,13 +61,12 @@ func (r *rowReader) Read(b []byte) (n int, err error) {
 	if r.stopped {
 		return 0, errFeedOver
 	}
-	if r.next == len(r.buffer) {
-		r.buffer, r.next = r.buffer[:0], 0
-		if r.rows == 0 && !r.over {
-			r.buffer = append(r.buffer, copyHeader...)
-		}
-	}
 	if !r.over {
+		rest := copy(r.buffer, r.buffer[r.next:]) // what did not fit into the last one
+		r.buffer, r.next = r.buffer[:rest], 0
+		if !r.begun {
+			r.begun, r.buffer = true, append(r.buffer, copyHeader...)
+		}
 		r.fill(len(b))
 	}
 	if r.err != nil || r.panicked != nil {
