@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgkeel/pgkeel"
 	"github.com/pgkeel/pgkeel/outcome"
 	"github.com/pgkeel/pgkeel/pgtest"
@@ -88,17 +90,41 @@ func TestCommitThatIsNotReplicated(t *testing.T) {
 			mustTx(t, db)
 		})
 	}
-	// Nor of a statement before it that committed itself.
-	if err := standby.Pause(); err != nil {
-		t.Fatal(err)
+	// A statement that commits by itself is told the same.
+	const sql = "insert into t values (2) returning n"
+	limited := openOn(t, nodes.Primary().DSN(""), one(), pgkeel.WithDeadlinePropagation())
+	for name, do := range map[string]func(ctx context.Context) error{
+		"exec": func(ctx context.Context) error {
+			_, err := db.Exec(ctx, sql)
+			return err
+		},
+		"query":                func(ctx context.Context) error { return db.QueryRow(ctx, sql).Scan(new(int)) },
+		"exec with its limit":  func(ctx context.Context) error { _, err := limited.Exec(ctx, sql); return err },
+		"query with its limit": func(ctx context.Context) error { return limited.QueryRow(ctx, sql).Scan(new(int)) },
+		"exec in a session": func(ctx context.Context) error {
+			_, err := db.Exec(pgkeel.WithSession(ctx, pgkeel.NewSession()), sql)
+			return err
+		},
+		"batch": func(ctx context.Context) error {
+			b := &pgx.Batch{}
+			b.Queue(sql)
+			return db.SendBatch(ctx, b).Close()
+		},
+	} {
+		if err := standby.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := soonOver()
+		err := do(ctx)
+		cancel()
+		if err := standby.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(err, pgkeel.ErrUnreplicated) || !errors.Is(err, context.DeadlineExceeded) || pgkeel.OutcomeOf(err) != pgkeel.OutcomeUnknown {
+			t.Errorf("%s: %v, %s", name, err, pgkeel.OutcomeOf(err))
+		}
+		mustTx(t, db) // what the connection noted is of that statement only
 	}
-	ctx, cancel := soonOver()
-	defer cancel()
-	_, _ = db.Exec(ctx, "insert into t values (2)")
-	if err := standby.Resume(); err != nil {
-		t.Fatal(err)
-	}
-	mustTx(t, db)
 }
 
 func mustTx(t *testing.T, db *pgkeel.DB) {

@@ -199,7 +199,8 @@ func (r *batchResults) Close() error {
 	r.closed = true
 	r.err = errPanicked // until the callbacks came back
 	defer r.done()
-	r.err = r.mapped(r.BatchResults.Close())
+	s := r.st.lease.s
+	r.err = r.mapped(s.replicated(r.ctx, opBatch, r.BatchResults.Close()))
 	return r.err
 }
 

@@ -315,7 +315,7 @@ func (p *Pool) execOrdered(ctx context.Context, st *statement, scope []providers
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
 	tag, err = p.execHeld(ctx, st, scope, stale)
-	err = p.mapError(ctx, opExec, err)
+	err = p.mapError(ctx, opExec, st.lease.s.replicated(ctx, opExec, err))
 	st.order.tell(ctx, err)
 	return tag, err
 }

@@ -138,7 +138,7 @@ func (p *Pool) connected(ctx context.Context, conn *pgx.Conn) error {
 	if err := p.prepareEvictable(ctx, conn); err != nil {
 		return err
 	}
-	s := &session{pool: p, conn: conn, pid: conn.PgConn().PID(), epoch: epochOf(conn)}
+	s := &session{pool: p, conn: conn, pid: conn.PgConn().PID(), epoch: epochOf(conn), unreplicated: unreplicated(conn.PgConn())}
 	s.statement.handler, s.statement.ctx.s = p.onEnd(conn.PgConn()), s
 	s.config, _ = conn.PgConn().CustomData()[configKey].(*pgx.ConnConfig)
 	if s.config != nil {
@@ -193,6 +193,9 @@ func (p *Pool) releasing(s *session) {
 		return // nothing ran on it
 	}
 	s.raw, s.scope = false, nil
+	if s.unreplicated.Load() {
+		s.unreplicated.Store(false) // what went past pgkeel did not ask
+	}
 	_, f := p.startHook(context.Background(), providers.EventRelease, "", s.pid)
 	p.readyForNext(s)
 	s.returned()

@@ -123,7 +123,7 @@ func (r *rows) Close() {
 	if r.retry(r.Rows.Err()) {
 		r.Rows.Close()
 	}
-	err := r.closeAround(r.Rows.Err())
+	err := r.lease.s.replicated(r.ctx, opQuery, r.closeAround(r.Rows.Err()))
 	if err != nil {
 		err = r.lease.s.pool.mapError(r.ctx, opQuery, err)
 	}

@@ -78,7 +78,7 @@ func (p *Pool) execScoped(ctx context.Context, st *statement, scope []providers.
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
 	tag, err = p.execWithin(ctx, st, scope, stale)
-	return tag, p.mapError(ctx, opExec, err)
+	return tag, p.mapError(ctx, opExec, st.lease.s.replicated(ctx, opExec, err))
 }
 
 // execWithin runs the statement with its settings, which go first if it turns out

@@ -58,6 +58,8 @@ type session struct {
 	// ones are sent with; only the holder touches them.
 	known  *descriptions
 	scoped scopedWire
+	// unreplicated says that a commit stopped waiting for its synchronous standby.
+	unreplicated *atomic.Bool
 	// own says that pgkeel holds it itself, retired that it is not to be reused.
 	own, retired atomic.Bool
 

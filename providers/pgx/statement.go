@@ -65,7 +65,7 @@ func (p *Pool) exec(ctx context.Context, st *statement) (tag pgconn.CommandTag, 
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
 	tag, err = st.exec(ctx)
-	if err != nil {
+	if err = st.lease.s.replicated(ctx, opExec, err); err != nil {
 		err = p.mapError(ctx, opExec, err)
 	}
 	return tag, err

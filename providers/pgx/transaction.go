@@ -369,12 +369,9 @@ func (t *Tx) commitRoot(ctx context.Context) error {
 	if !lost && t.lease.conn().PgConn().TxStatus() == 'I' {
 		return t.endedBehind(ctx, f, opCommit)
 	}
-	o, cut := t.orderOfCommit(ctx), unreplicated(t.lease.conn().PgConn())
-	cut.Store(false)
-	err := t.commit(t.lease.s.watch(ctx), o)
-	if err == nil && cut.Load() {
-		err = errUnreplicated(ctx)
-	}
+	o := t.orderOfCommit(ctx)
+	t.lease.s.unreplicated.Store(false) // of what went past pgkeel
+	err := t.lease.s.replicated(ctx, opCommit, t.commit(t.lease.s.watch(ctx), o))
 	if err != nil {
 		result := providers.OutcomeRolledBack
 		if !lost { // else COMMIT was not sent

@@ -40,10 +40,19 @@ func unreplicated(conn *pgconn.PgConn) *atomic.Bool {
 	return noted
 }
 
+// replicated is the error of an operation that commits by itself: err, unless it went
+// well for the server and its commit stopped waiting.
+func (s *session) replicated(ctx context.Context, op string, err error) error {
+	if err == nil && s.unreplicated.Load() && s.unreplicated.Swap(false) {
+		return errUnreplicated(ctx, op)
+	}
+	return err
+}
+
 // errUnreplicated is the error of a commit whose wait was cut short.
-func errUnreplicated(ctx context.Context) error {
+func errUnreplicated(ctx context.Context, op string) error {
 	if ended := ctx.Err(); ended != nil {
-		return &providers.TimeoutError{Operation: opCommit, Limit: limitOf(ctx), Err: providers.ErrUnreplicated, Context: ended}
+		return &providers.TimeoutError{Operation: op, Limit: limitOf(ctx), Err: providers.ErrUnreplicated, Context: ended}
 	}
 	return providers.ErrUnreplicated
 }
