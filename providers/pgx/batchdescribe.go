@@ -318,9 +318,25 @@ func (s *stream) forget(it *batchItem, err error) {
 	if s.known == nil || it.described == nil {
 		return
 	}
-	switch pg := providers.NewPGError(err); {
-	case pg == nil || len(pg.Code) < 2:
-	case pg.Code[:2] == "0A" || pg.Code[:2] == "26" || pg.Code[:2] == "42" || pg.Code[:2] == "XX":
+	if mayBeStale(providers.NewPGError(err)) {
 		s.known.drop(it.described)
 	}
+}
+
+// classNoStatement is the class of the SQLSTATE of a statement that the server has
+// forgotten.
+const classNoStatement = "26"
+
+// mayBeStale reports an error that can be due to what was described: the server
+// looks at the statement again when the schema has changed, with the types that its
+// arguments had.
+func mayBeStale(pg *providers.PGError) bool {
+	if pg == nil || len(pg.Code) < 2 {
+		return false
+	}
+	switch pg.Code[:2] {
+	case "0A", classNoStatement, "42", "XX":
+		return true
+	}
+	return false
 }

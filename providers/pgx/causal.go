@@ -330,7 +330,7 @@ func (p *Pool) execHeld(ctx context.Context, st *statement, scope []providers.Se
 		if closeErr := st.order.Close(); err == nil {
 			err = closeErr
 		}
-		st.lease.s.forgetStale(st.sql, err)
+		st.lease.s.forgetStale(err)
 		if err == nil || !isRepeatable(st.lease.conn(), err, st.sql) {
 			return tag, err
 		}

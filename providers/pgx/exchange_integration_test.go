@@ -273,3 +273,56 @@ func TestExchangeOfAStatementByItsName(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What was prepared and does not fit any more fails a transaction, as with the
+// driver, and not every one after it.
+func TestExchangeOfAStatementThatDoesNotFitAnyMore(t *testing.T) {
+	for name, tc := range map[string]struct {
+		sql  string
+		args []any
+		// change is what happens in between, on the same connection.
+		change string
+	}{
+		"its result is another":                 {"select * from stale where id = $1", []any{1}, "alter table stale add column more int"},
+		"its result is another, names for args": {"select * from stale where id = @id", []any{pgx.NamedArgs{"id": 1}}, "alter table stale add column more int"},
+		"its arguments are others": {
+			"select id from stale where x = $1", []any{"1"}, "alter table stale alter column x type int using x::int",
+		},
+		"the server has forgotten it":               {"select id from stale where id = $1", []any{1}, "deallocate all"},
+		"the server has forgotten it, without args": {"select id from stale", nil, "deallocate all"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := balanced(t, providers.Config{})
+			mustExec(t, p, "create table stale (id int, x text)")
+			mustExec(t, p, "insert into stale values (1, '1')")
+			c := acquireN(t, p, 1)[0].(*Conn)
+			defer c.Release()
+			read := func() error {
+				tx, err := c.Begin(t.Context(), providers.TxOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = tx.Rollback(t.Context()) }()
+				call := marked(providers.CallQuery, tc.sql, tc.args...)
+				if err := tx.(*Tx).Run(t.Context(), call); err != nil {
+					return err
+				}
+				_, err = pgx.CollectExactlyOneRow(call.Rows, pgx.RowToMap)
+				return err
+			}
+			if err := read(); err != nil {
+				t.Fatal(err)
+			}
+			mustExec(t, c, tc.change)
+			first := read()
+			for range 2 {
+				if err := read(); err != nil {
+					t.Errorf("%v, after %v", err, first)
+				}
+			}
+			if err := c.Run(t.Context(), marked(providers.CallExec, tc.sql, tc.args...)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

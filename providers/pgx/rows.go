@@ -166,7 +166,7 @@ func (r *rows) retry(err error) bool {
 	conn, run := r.lease.conn(), r.running()
 	if run.around != nil {
 		_ = run.around.Close() // err is why; the server's state is known only now
-		r.lease.s.forgetStale(run.sql, err)
+		r.lease.s.forgetStale(err)
 		if !needsSettingsFirst(conn, err, run.sql) {
 			return false
 		}

@@ -85,7 +85,7 @@ func (p *Pool) execScoped(ctx context.Context, st *statement, scope []providers.
 // that they have to.
 func (p *Pool) execWithin(ctx context.Context, st *statement, scope []providers.Setting, stale []string) (pgconn.CommandTag, error) {
 	tag, err := p.execSettled(ctx, st, scope, stale)
-	st.lease.s.forgetStale(st.sql, err)
+	st.lease.s.forgetStale(err)
 	if err != nil && needsSettingsFirst(st.lease.conn(), err, st.sql) {
 		tag, err = p.execInScope(ctx, st, scope)
 	}

@@ -18,6 +18,10 @@ type scopedWire struct {
 	lastTag pgconn.CommandTag
 	// settings are the statements that make settings, by their number.
 	settings map[int]*pgconn.StatementDescription
+	// made counts those there were, as a name is not used again.
+	made int
+	// sent is the statement that was sent last.
+	sent *described
 	// gate and position are what an order adds to a flush. snapshots says that a
 	// transaction of the session has one snapshot for all of it.
 	gate, position *pgconn.StatementDescription
@@ -45,6 +49,7 @@ func (p *Pool) sendPrepared(ctx context.Context, st *statement, scope []provider
 // arguments. It returns no statement for one that is to be sent otherwise.
 func (p *Pool) ready(ctx context.Context, st *statement, scope []providers.Setting) (settings *pgconn.StatementDescription, d *described, err error) {
 	s := st.lease.s
+	s.scoped.sent = nil
 	known := descriptionsOf(s)
 	prepares := known != nil && known.named && known.capacity > 0
 	if !prepares || p.cfg.Tracer != nil || st.sql == "" || p.names.has(st.sql) || changesMeaning(scope, nil) {
@@ -69,6 +74,7 @@ func (p *Pool) ready(ctx context.Context, st *statement, scope []providers.Setti
 	if s.scoped.eqb.Build(s.conn.TypeMap(), d.sd, args) != nil {
 		return nil, nil, nil //nolint:nilerr // whoever sends it otherwise says what is wrong
 	}
+	s.scoped.sent = d
 	return settings, d, nil
 }
 
@@ -97,7 +103,8 @@ func (s *session) describeSettings(ctx context.Context, scope []providers.Settin
 		return sd, nil
 	}
 	sql, _ := settingsSQL(scope, nil)
-	sd, err := s.conn.PgConn().Prepare(ctx, "pgkeel_scope_"+itoa(len(scope)), sql, nil)
+	s.scoped.made++
+	sd, err := s.conn.PgConn().Prepare(ctx, "pgkeel_scope_"+itoa(s.scoped.made), sql, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -133,16 +140,23 @@ func (p *Pool) describeScoped(ctx context.Context, s *session, known *descriptio
 	return d, nil
 }
 
-// forgetStale has a statement prepared anew if that is why it failed: it does not
-// fit the schema any more, or the server has forgotten it.
-func (s *session) forgetStale(sql string, err error) {
+// forgetStale has what was sent last prepared anew if that can be why it failed: it
+// does not fit the schema any more, or the server has forgotten it.
+func (s *session) forgetStale(err error) {
+	d := s.scoped.sent
+	s.scoped.sent = nil
 	pg := providers.NewPGError(err)
-	if pg == nil || !pg.IsStalePlan() || s.known == nil {
+	if d == nil || s.known == nil || !mayBeStale(pg) {
 		return
 	}
-	if d := s.known.bySQL[sql]; d != nil {
-		s.known.drop(d)
+	s.known.drop(d)
+	if pg.Code[:2] != classNoStatement {
+		return
 	}
+	for _, sd := range s.scoped.settings {
+		s.known.stale = append(s.known.stale, sd.Name)
+	}
+	s.scoped.settings = nil
 }
 
 // queryPrepared makes rows of what sendPrepared sent.
