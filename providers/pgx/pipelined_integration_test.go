@@ -328,6 +328,31 @@ func TestTrap15Pipelined(t *testing.T) {
 	}
 }
 
+// A statement whose arguments have other types now fails once, as with the driver.
+func TestPipelinedArgumentsOfOtherTypes(t *testing.T) {
+	p := pipelinedPool(t, providers.Config{})
+	mustExec(t, p, "create table t (id text)")
+	mustExec(t, p, "insert into t values ($1)", "1")
+	for _, ctx := range []context.Context{t.Context(), providers.WithReadOnly(t.Context())} {
+		ask := func() error {
+			var id string
+			return p.QueryRow(ctx, "select id::text from t where id = $1", "1").Scan(&id)
+		}
+		for _, kind := range []string{"int", "text"} {
+			if err := ask(); err != nil {
+				t.Fatal(err)
+			}
+			mustExec(t, p, "alter table t alter id type "+kind+" using id::"+kind)
+			first := ask()
+			for range 2 {
+				if err := ask(); err != nil {
+					t.Errorf("%v, after %v", err, first)
+				}
+			}
+		}
+	}
+}
+
 func TestPipelinedDeadline(t *testing.T) {
 	p := pipelinedPool(t, providers.Config{})
 	mustExec(t, p, waiter)

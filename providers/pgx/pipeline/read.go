@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -370,8 +371,10 @@ func (c *conn) settle(seg *segment, i int, took time.Duration) (stale *statement
 	if err != nil && c.suspect > 0 && err.Code == codeQueryCanceled {
 		v, err = skipped, nil // by a limit that was not its own
 	}
-	if err != nil && o.req.kind == kindExec && isStale(err) {
-		v = skipped // the server found out before it ran anything
+	if err != nil && o.req.kind == kindExec && (isStale(err) || mayBeStale(err)) {
+		if isStale(err) {
+			v = skipped // the server found out before it ran anything
+		}
 		stale = o.req.statement
 		c.forgets(stale)
 	}
@@ -455,6 +458,16 @@ func isStale(err *pgconn.PgError) bool {
 	return err.Code == codeNoStatement || err.Code == codeDuplicateStatement ||
 		err.Code == codeFeatureNotSupported && err.Routine == "RevalidateCachedQuery" && err.Where == ""
 }
+
+// mayBeStale reports an error that can be due to what was described, such as the
+// types of arguments for columns that have others now. The caller has the error, and
+// the next one a new description. A lack of privileges is not of that kind.
+func mayBeStale(err *pgconn.PgError) bool {
+	return strings.HasPrefix(err.Code, "42") && err.Code != codeInsufficientPrivilege
+}
+
+// codeInsufficientPrivilege is also that of a row that a policy refuses.
+const codeInsufficientPrivilege = "42501"
 
 // tagCache saves the allocation of a command tag that is the same as the last.
 type tagCache struct{ last pgconn.CommandTag }
