@@ -326,3 +326,34 @@ func TestExchangeOfAStatementThatDoesNotFitAnyMore(t *testing.T) {
 		})
 	}
 }
+
+// What the driver read ahead for something else is not left for an exchange.
+func TestExchangeBehindEverythingElse(t *testing.T) {
+	p := balanced(t, providers.Config{})
+	mustExec(t, p, "create table copied (n int)")
+	for range 20 {
+		if n, err := p.CopyFrom(t.Context(), pgx.Identifier{"copied"}, []string{"n"}, pgx.CopyFromRows([][]any{{1}, {2}})); n != 2 || err != nil {
+			t.Fatal(n, err)
+		}
+		if err := p.Run(t.Context(), marked(providers.CallExec, "update copied set n = n + $1", 1)); err != nil {
+			t.Fatal(err)
+		}
+		b := &pgx.Batch{}
+		b.Queue("select 1")
+		b.Queue("select n / 0 from copied")
+		if err := p.SendBatch(t.Context(), b).Close(); err == nil {
+			t.Fatal("divided")
+		}
+		rows := readMarked(t, p, "select count(*) from copied where n > $1", 0)
+		var n int
+		if !rows.Next() || rows.Scan(&n) != nil || n%2 != 0 || rows.Next() {
+			t.Fatal(n, rows.Err())
+		}
+		if _, err := p.CopyFrom(t.Context(), pgx.Identifier{"copied"}, []string{"n"}, pgx.CopyFromRows([][]any{{"x"}})); err == nil {
+			t.Fatal("a text was loaded as a number")
+		}
+	}
+	if s := p.Stats(); s.Closed > 0 {
+		t.Errorf("%d connections were closed", s.Closed)
+	}
+}
