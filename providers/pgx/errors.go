@@ -318,4 +318,13 @@ func isRepeatable(conn *pgx.Conn, err error, sql string) bool {
 	return true
 }
 
+// isMisfit reports arguments that could not be encoded as what the statement was
+// prepared for, so that nothing was sent. The driver has forgotten it by now: it may
+// take others since, as tables of the next tenant have columns of other types, or
+// those of this one have changed.
+func isMisfit(conn *pgx.Conn, err error) bool {
+	status := conn.PgConn().TxStatus()
+	return (status == 'I' || status == 'T') && !conn.IsClosed() && providers.NewPGError(err) == nil && encodeFailure.MatchString(err.Error())
+}
+
 func itoa(n int) string { return strconv.Itoa(n) }

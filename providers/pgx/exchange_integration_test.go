@@ -357,3 +357,34 @@ func TestExchangeBehindEverythingElse(t *testing.T) {
 		t.Errorf("%d connections were closed", s.Closed)
 	}
 }
+
+// Arguments that do not fit are refused, and cost no connection; those that fit
+// since the columns have other types are taken.
+func TestExchangeOfArgumentsThatDoNotFit(t *testing.T) {
+	p := balanced(t, providers.Config{})
+	mustExec(t, p, "create table fit (id int)")
+	const sql = "insert into fit values ($1)"
+	refused := func(args ...any) {
+		t.Helper()
+		for _, kind := range []providers.CallKind{providers.CallExec, providers.CallQuery} {
+			if err := p.Run(t.Context(), scoped(kind, sql, args, "app.x", "1")); providers.OutcomeOf(err) != providers.OutcomeNotSent {
+				t.Errorf("%v: %v", args, err)
+			}
+		}
+	}
+	refused(5_000_000_000)
+	refused()
+	refused(1, 2)
+	if err := p.Run(t.Context(), marked(providers.CallExec, sql, 1)); err != nil {
+		t.Error(err)
+	}
+	mustExec(t, p, "alter table fit alter id type bigint")
+	for range 2 {
+		if err := p.Run(t.Context(), marked(providers.CallExec, sql, 5_000_000_000)); err != nil {
+			t.Error(err)
+		}
+	}
+	if s := p.Stats(); s.Closed != 0 || s.InUse != 0 {
+		t.Errorf("%d connections closed, %d in use", s.Closed, s.InUse)
+	}
+}

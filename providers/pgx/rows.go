@@ -205,7 +205,7 @@ func (r *rows) ask() (err error) {
 			r.Close()
 		}
 	}()
-	r.Rows, err = r.lease.conn().Query(r.ctx, r.running().sql, r.running().args...)
+	r.Rows, err = r.running().query(r.ctx)
 	panicking = false
 	return err
 }

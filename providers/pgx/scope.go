@@ -170,7 +170,7 @@ func (p *Pool) execInScope(ctx context.Context, st *statement, scope []providers
 	}
 	// Not by Exec, which prepares nothing when there are no arguments: the next
 	// call shall find the statement prepared.
-	inner, _ := st.lease.conn().Query(ctx, st.sql, st.args...) // its error is the rows'
+	inner, _ := st.query(ctx) // its error is the rows'
 	inner.Close()
 	return inner.CommandTag(), p.closeScope(ctx, st.lease.conn(), inner.Err())
 }

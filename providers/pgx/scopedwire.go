@@ -2,6 +2,7 @@ package pgx
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -67,15 +68,37 @@ func (p *Pool) ready(ctx context.Context, st *statement, scope []providers.Setti
 			return nil, nil, err
 		}
 	}
-	d, err = p.describeScoped(ctx, s, known, sql)
-	if d == nil || err != nil || len(d.sd.ParamOIDs) != len(args) {
+	d, err = p.describeFor(ctx, s, known, sql, args)
+	if d == nil || err != nil {
 		return nil, nil, err
-	}
-	if s.scoped.eqb.Build(s.conn.TypeMap(), d.sd, args) != nil {
-		return nil, nil, nil //nolint:nilerr // whoever sends it otherwise says what is wrong
 	}
 	s.scoped.sent = d
 	return settings, d, nil
+}
+
+// describeFor prepares a statement and encodes its arguments, anew if they do not
+// fit what was prepared before: the columns can have other types since. What is
+// wrong with them is said here, as the driver closes the connection over a batch
+// that it cannot encode to its end.
+func (p *Pool) describeFor(ctx context.Context, s *session, known *descriptions, sql string, args []any) (*described, error) {
+	for {
+		old := known.bySQL[sql]
+		d, err := p.describeScoped(ctx, s, known, sql)
+		if d == nil || err != nil {
+			return nil, err
+		}
+		if len(d.sd.ParamOIDs) != len(args) {
+			return nil, fmt.Errorf("expected %d arguments, got %d", len(d.sd.ParamOIDs), len(args))
+		}
+		err = s.scoped.eqb.Build(s.conn.TypeMap(), d.sd, args)
+		switch {
+		case err == nil:
+			return d, nil
+		case d != old:
+			return nil, err
+		}
+		known.drop(d)
+	}
 }
 
 // encode makes arguments of settings, in memory that the next ones use again.

@@ -48,7 +48,7 @@ func (st *statement) end() {
 func (p *Pool) query(ctx context.Context, r *rows, st *statement) (pgx.Rows, error) {
 	r.start(ctx, st)
 	defer r.failIfPanicking()
-	inner, err := st.lease.conn().Query(r.ctx, st.sql, st.args...)
+	inner, err := st.query(r.ctx)
 	r.Rows = inner
 	if err != nil && !r.retry(err) {
 		r.Close()
@@ -75,10 +75,20 @@ func (p *Pool) exec(ctx context.Context, st *statement) (tag pgconn.CommandTag, 
 func (st *statement) exec(ctx context.Context) (pgconn.CommandTag, error) {
 	conn := st.lease.conn()
 	tag, err := conn.Exec(ctx, st.sql, st.args...)
-	if err != nil && isRepeatable(conn, err, st.sql) {
+	if err != nil && (isRepeatable(conn, err, st.sql) || isMisfit(conn, err)) {
 		tag, err = conn.Exec(ctx, st.sql, st.args...)
 	}
 	return tag, err
+}
+
+// query sends the statement as it is, once more if its arguments did not fit.
+func (st *statement) query(ctx context.Context) (pgx.Rows, error) {
+	conn := st.lease.conn()
+	rows, err := conn.Query(ctx, st.sql, st.args...)
+	if err != nil && isMisfit(conn, err) {
+		rows, err = conn.Query(ctx, st.sql, st.args...)
+	}
+	return rows, err
 }
 
 // observe fires the Before hooks of a statement, unless they have seen it, and
