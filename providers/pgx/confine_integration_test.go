@@ -578,3 +578,26 @@ func TestUnwrappedPoolWithoutResets(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A wrong number of arguments is found out ahead of a batch as well, and so ahead of
+// a statement that travels as one.
+func TestWrongNumberOfArgumentsIsNotSent(t *testing.T) {
+	p := openPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 1}})
+	mustExec(t, p, "create schema one")
+	mustExec(t, p, "create table one.t (id int)")
+	const sql = "insert into t values ($1)"
+	run := func(args ...any) error {
+		return p.Run(t.Context(), scoped(providers.CallExec, sql, args, "search_path", "one"))
+	}
+	if err := run(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(1, 2); providers.OutcomeOf(err) != providers.OutcomeNotSent {
+		t.Errorf("a statement: %v", err)
+	}
+	b := &pgx.Batch{}
+	b.Queue("select $1::int", 1, 2)
+	if err := p.SendBatch(t.Context(), b).Close(); providers.OutcomeOf(err) != providers.OutcomeNotSent {
+		t.Errorf("a batch: %v", err)
+	}
+}

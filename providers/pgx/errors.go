@@ -242,7 +242,7 @@ func (e *argumentError) Outcome() providers.Outcome {
 }
 
 var (
-	wrongCount     = regexp.MustCompile(`^(?:mismatched param and argument count|expected \d+ arguments, got \d+)$`)
+	wrongCount     = regexp.MustCompile(`(?:^|: )(?:mismatched param and argument count|expected \d+ arguments, got \d+)$`)
 	encodeFailure  = regexp.MustCompile(`(?:unable|failed) to encode `)
 	encodeArgument = regexp.MustCompile(`failed to encode (args\[\d+\])`)
 	encodeType     = regexp.MustCompile(` format for (\w+|unknown type) \(OID \d+\)`)
