@@ -388,3 +388,19 @@ func TestExchangeOfArgumentsThatDoNotFit(t *testing.T) {
 		t.Errorf("%d connections closed, %d in use", s.Closed, s.InUse)
 	}
 }
+
+// Whoever closes the connection between a result and its commit does not hear that
+// it was committed.
+func TestExchangeClosedAheadOfItsCommit(t *testing.T) {
+	p := balanced(t, providers.Config{})
+	mustExec(t, p, "create table closed (id int)")
+	c := acquireN(t, p, 1)[0].(*Conn)
+	rows := readMarked(t, c, "insert into closed values (1)")
+	_ = c.Unwrap().Close(t.Context())
+	rows.Close()
+	if err := rows.Err(); providers.OutcomeOf(err) != providers.OutcomeUnknown {
+		t.Errorf("%v: %v", providers.OutcomeOf(err), err)
+	}
+	c.Release()
+	mustExec(t, p, "select 1")
+}
