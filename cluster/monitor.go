@@ -54,8 +54,11 @@ type monitor struct {
 	// changed is closed when a look has ended.
 	changed chan struct{}
 	// events are the calls that are due once the mutex is free, and then lines what is
-	// to be in the log.
+	// to be in the log. telling is how many are making such calls; told is closed when
+	// nobody is any more, nil while no view waits for that.
 	events, lines []func()
+	telling       int
+	told          chan struct{}
 	writing
 	history history
 	// discovery is how the last question for hosts failed.
@@ -175,13 +178,26 @@ func (m *monitor) connectTimeout() time.Duration {
 // view is what is known now. It is never nil.
 func (m *monitor) view() *view { return m.published.Load() }
 
-// awaitWriter waits for a primary that is not in doubt.
+// awaitWriter waits for a primary that is not in doubt, and until what ends with the
+// last one has ended: who connects to the new one is not to be evicted as well.
 func (m *monitor) awaitWriter(ctx context.Context) (*server, error) {
 	v, err := m.await(ctx, func(v *view) bool { return v.writer != nil && !v.doubted })
 	if err != nil {
 		return nil, err
 	}
-	return v.writer, nil
+	select {
+	case <-v.told:
+		return v.writer, nil
+	default:
+	}
+	select {
+	case <-v.told:
+		return v.writer, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-m.life.Done():
+		return nil, providers.ErrPoolClosed
+	}
 }
 
 // awaitNewer waits for a view other than v whose primary is not in doubt. A doubt
@@ -225,17 +241,32 @@ func (m *monitor) publish(anyway bool) {
 	if same && !anyway {
 		return
 	}
+	if m.told == nil {
+		m.told = make(chan struct{})
+	}
+	next.told = m.told
 	m.published.Store(next)
 	close(last.newer)
 }
 
 // unlock frees the mutex, and then calls what is due.
 func (m *monitor) unlock() {
-	events := slices.Concat(m.events, m.lines)
+	events, lines := m.events, m.lines
 	m.events, m.lines = nil, nil
+	m.telling++
 	m.mu.Unlock()
 	for _, call := range events {
 		call()
+	}
+	m.mu.Lock()
+	m.telling--
+	if m.telling == 0 && m.told != nil {
+		close(m.told)
+		m.told = nil
+	}
+	m.mu.Unlock()
+	for _, line := range lines {
+		line()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -820,6 +821,33 @@ func TestWords(t *testing.T) {
 			if known := strings.Join(m.known(), "; "); !strings.Contains(known, tc.want) {
 				t.Errorf("%q is not in %q", tc.want, known)
 			}
+		}
+	})
+}
+
+// Who connects to the new primary is not to be evicted with those of the old one.
+func TestTheNewPrimaryIsForThoseWhoComeAfterTheEviction(t *testing.T) {
+	inWorld(t, Options{}, func(t *testing.T, w *world, m *monitor, _ *record) {
+		var evicted atomic.Bool
+		m.onWriterLost = func(*server) {
+			<-time.After(time.Second)
+			evicted.Store(true)
+		}
+		w.set(func(at map[string]*fakeNode) {
+			at["p:1"].down = errRefused
+			*at["b:1"] = fakeNode{timeline: 2, position: 1100, system: "one", started: 2, takes: time.Millisecond}
+		})
+		m.trouble(m.view().writer, net.ErrClosed)
+		if _, err := m.await(t.Context(), func(v *view) bool { return v.timeline == 2 }); err != nil {
+			t.Fatal(err)
+		}
+		short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := m.awaitWriter(short); !errors.Is(err, context.DeadlineExceeded) || evicted.Load() {
+			t.Errorf("ahead of the eviction: %v", err)
+		}
+		if s, err := m.awaitWriter(t.Context()); err != nil || s.Host().Address != "b:1" || !evicted.Load() {
+			t.Errorf("%v %v, evicted: %v", s, err, evicted.Load())
 		}
 	})
 }

@@ -46,8 +46,9 @@ type view struct {
 	start    providers.LSN
 	// replicas are the standbys that are fit to read from, in the order of discovery.
 	replicas []*server
-	// newer is closed when there is a newer view.
-	newer chan struct{}
+	// newer is closed when there is a newer view, told when the events that belong to
+	// this one, and those of all before, are over.
+	newer, told chan struct{}
 }
 
 // lagNow is the longest that the server can be behind the primary.
