@@ -190,15 +190,21 @@ func (m *monitor) awaitWriter(ctx context.Context) (*server, error) {
 		return v.writer, nil
 	default:
 	}
+	timer := time.NewTimer(evictionPatience)
+	defer timer.Stop()
 	select {
 	case <-v.told:
-		return v.writer, nil
+	case <-timer.C: // an eviction may itself wait for who waits here
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-m.life.Done():
 		return nil, providers.ErrPoolClosed
 	}
+	return v.writer, nil
 }
+
+// evictionPatience is how long an eviction is waited for.
+const evictionPatience = 2 * time.Second
 
 // awaitNewer waits for a view other than v whose primary is not in doubt. A doubt
 // that ends well makes one as well.
