@@ -3,6 +3,7 @@ package pgkeel_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pgkeel/pgkeel"
@@ -60,15 +61,23 @@ func TestTrap21ExactlyOnceAcrossAFailover(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := pgtest.New(t, pgtest.Options{Standbys: 1, SynchronousStandbys: 1})
 			primary, standby := c.Primary(), c.Standbys()[0]
-			rule := fault.On(fault.Commit().Nth(3), action)
+			var warm atomic.Bool
+			rule := fault.On(fault.Commit().Where(func(fault.Message) bool { return warm.Load() }), action)
 			p := fault.New(t, primary.DSN(""), rule)
 			db := openDSN(t, both(t, p.DSN(), standby), pgkeel.WithConnectTimeout(patience))
 			mustExec(t, db, "create table t (n int); "+outcome.DDL)
+			mustExec(t, db, oldMarkerSQL)
 			for range 2 {
 				if _, err := insertOnce(t.Context(), db, pgkeel.TxOptions{}); err != nil {
 					t.Fatal(err)
 				}
 			}
+			direct := openDSN(t, primary.DSN(""), one())
+			eventually(t, "the sweep, which commits as well, is over", func() bool {
+				n, err := direct.QueryCount(t.Context(), "select count(*) from pgkeel_markers")
+				return n == 2 && err == nil
+			})
+			warm.Store(true)
 			if err := c.WaitCaughtUp(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -314,11 +314,14 @@ func TestExactlyOnceForTenants(t *testing.T) {
 	}
 }
 
+// oldMarkerSQL makes a marker that is to be swept.
+const oldMarkerSQL = `insert into pgkeel_markers (key, created_at) values ('01000000-0000-7000-8000-000000000000', now() - interval '2 days')`
+
 // A sweep in the background ends with the handle.
 func TestExactlyOnceSweepsAndCloses(t *testing.T) {
 	dsn := newTableDB(t)
 	direct := openDSN(t, dsn)
-	mustExec(t, direct, `insert into pgkeel_markers (key, created_at) values ('01000000-0000-7000-8000-000000000000', now() - interval '2 days')`)
+	mustExec(t, direct, oldMarkerSQL)
 	db := openDSN(t, dsn)
 	if _, err := insertOnce(t.Context(), db, pgkeel.TxOptions{}); err != nil {
 		t.Fatal(err)

@@ -194,7 +194,7 @@ func (m *monitor) awaitWriter(ctx context.Context) (*server, error) {
 	defer timer.Stop()
 	select {
 	case <-v.told:
-	case <-timer.C: // an eviction may itself wait for who waits here
+	case <-timer.C: // hooks of the user's run in an eviction, and may wait for who waits here
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-m.life.Done():
