@@ -1,12 +1,12 @@
 module github.com/pgkeel/pgkeel/cmd/pgkeel
 
-go 1.26.0
+go 1.25.0
 
 require (
 	github.com/jackc/pgx/v5 v5.13.0
 	github.com/pgkeel/pgkeel v0.0.0
 	go.uber.org/goleak v1.3.0
-	golang.org/x/sys v0.50.0
+	golang.org/x/sys v0.45.0
 )
 
 require (

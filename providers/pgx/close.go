@@ -14,7 +14,8 @@ const forceGrace = time.Second
 
 // Close stops intake, waits for the connections in use until ctx ends, then
 // closes those under their borrowers and names these in a
-// [*providers.CloseError]. Those that were forgotten come back meanwhile. Later calls wait for the first and return the same.
+// [*providers.CloseError]. Those that were forgotten come back meanwhile. Later calls
+// wait for the first and return the same.
 //
 // A connection taken from the unwrapped pool and never released keeps a
 // goroutine of pgxpool's waiting for it.

@@ -25,7 +25,7 @@ type exchange struct {
 	pipe *pgconn.Pipeline
 
 	columns *decode.Columns
-	// row is one that was read ahead; loaded says that there is one.
+	// row is the row at hand; loaded says that it was read ahead of being asked for.
 	row    [][]byte
 	loaded bool
 	tag    pgconn.CommandTag
@@ -194,13 +194,7 @@ func (x *exchange) describe(m *pgproto3.RowDescription) {
 	if x.columns == nil {
 		return // nobody will read them
 	}
-	x.columns = &decode.Columns{Types: x.s.conn.TypeMap(), Fields: make([]pgconn.FieldDescription, len(m.Fields))}
-	for i, f := range m.Fields {
-		x.columns.Fields[i] = pgconn.FieldDescription{
-			Name: string(f.Name), TableOID: f.TableOID, TableAttributeNumber: f.TableAttributeNumber,
-			DataTypeOID: f.DataTypeOID, DataTypeSize: f.DataTypeSize, TypeModifier: f.TypeModifier, Format: f.Format,
-		}
-	}
+	x.columns = &decode.Columns{Types: x.s.conn.TypeMap(), Fields: decode.Fields(m)}
 }
 
 // Close reads the rest of the answer. An error is the first there was: of the

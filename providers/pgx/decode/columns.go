@@ -9,11 +9,24 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // ErrClosed is that of rows that are closed.
 var ErrClosed = errors.New("rows is closed")
+
+// Fields are the columns that the server describes.
+func Fields(msg *pgproto3.RowDescription) []pgconn.FieldDescription {
+	fields := make([]pgconn.FieldDescription, len(msg.Fields))
+	for i, f := range msg.Fields {
+		fields[i] = pgconn.FieldDescription{
+			Name: string(f.Name), TableOID: f.TableOID, TableAttributeNumber: f.TableAttributeNumber,
+			DataTypeOID: f.DataTypeOID, DataTypeSize: f.DataTypeSize, TypeModifier: f.TypeModifier, Format: f.Format,
+		}
+	}
+	return fields
+}
 
 // Columns are those of a result. They remember how values were read into the
 // destinations of the last row, and are for one goroutine at a time.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgkeel/pgkeel/providers/pgx/decode"
 )
 
 // tellReader has the connection's goroutine read.
@@ -293,23 +295,12 @@ func (c *conn) describeRows(o *op, kind byte, body []byte) error {
 		if err := msg.Decode(body); err != nil {
 			return err
 		}
-		o.req.fields = fieldsOf(&msg)
+		o.req.fields = decode.Fields(&msg)
 	}
 	if o.req.kind == kindDescribe {
 		c.seg.at++ // nothing is executed
 	}
 	return nil
-}
-
-func fieldsOf(msg *pgproto3.RowDescription) []pgconn.FieldDescription {
-	fields := make([]pgconn.FieldDescription, len(msg.Fields))
-	for i, f := range msg.Fields {
-		fields[i] = pgconn.FieldDescription{
-			Name: string(f.Name), TableOID: f.TableOID, TableAttributeNumber: f.TableAttributeNumber,
-			DataTypeOID: f.DataTypeOID, DataTypeSize: f.DataTypeSize, TypeModifier: f.TypeModifier, Format: f.Format,
-		}
-	}
-	return fields
 }
 
 // finish ends the segment that the server is done with.
