@@ -30,7 +30,12 @@ func newCache(t *testing.T, d Directory) (c *directoryCache, unused func() strin
 		entries: map[string]*directoryEntry{}, uses: map[string]int{},
 		unused: func(dsn string) { mu.Lock(); defer mu.Unlock(); gone = append(gone, dsn) },
 	}
-	return c, func() string { mu.Lock(); defer mu.Unlock(); return strings.Join(gone, ", ") }
+	return c, func() string {
+		synctest.Wait() // it is told behind the answer
+		mu.Lock()
+		defer mu.Unlock()
+		return strings.Join(gone, ", ")
+	}
 }
 
 func mustFind(t *testing.T, c *directoryCache, tenant, want string) {
