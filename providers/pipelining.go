@@ -141,7 +141,7 @@ type PipelineStats struct {
 	Abandoned int64
 	// Lost counts connections that were lost.
 	Lost int64
-	// RoundTrip is what the newest connection took for one.
+	// RoundTrip is the shortest way there and back that a connection saw.
 	RoundTrip time.Duration
 }
 
@@ -180,7 +180,18 @@ func WithReadOnly(ctx context.Context) context.Context {
 	if !anyReadOnly.Load() { // a store each time would be felt on all processors
 		anyReadOnly.Store(true)
 	}
-	return context.WithValue(ctx, readOnlyKey, true)
+	return readOnlyContext{ctx}
+}
+
+// readOnlyContext declares it. One is made for each statement of a reader, so it is
+// smaller than a context with any value would be.
+type readOnlyContext struct{ context.Context } //nolint:containedctx // it is a context
+
+func (c readOnlyContext) Value(key any) any {
+	if key == readOnlyKey {
+		return true
+	}
+	return c.Context.Value(key)
 }
 
 // anyReadOnly says that some context declares it, so that nobody searches one

@@ -247,13 +247,13 @@ func isShareable(sql string) bool {
 
 // do runs a statement. Where it returns pipeline.ErrElsewhere, nothing was done
 // that running it on a connection of the pool would do twice.
-func (pl *pipelined) do(ctx context.Context, op string, st pipeline.Statement) (*pipeline.Result, error) {
+func (pl *pipelined) do(ctx context.Context, op string, st pipeline.Statement) (pipeline.Result, error) {
 	result, err := pl.engine.Do(ctx, st)
 	if err != nil {
 		if errors.Is(err, pipeline.ErrElsewhere) {
-			return nil, err
+			return pipeline.Result{}, err
 		}
-		return nil, pl.mapError(ctx, op, err)
+		return pipeline.Result{}, pl.mapError(ctx, op, err)
 	}
 	if err := result.Err(); err != nil {
 		result.SetErr(pl.pool.mapError(ctx, op, err))
@@ -313,6 +313,14 @@ func (pl *pipelined) query(ctx context.Context, sql string, args []any, scope []
 		}
 	}
 	return rows, ctx, nil, nil
+}
+
+// pipelinedRow is rows of which only the first is read.
+type pipelinedRow pipeline.Rows
+
+// Scan reads the first row into dest. Without a row the error is [pgx.ErrNoRows].
+func (r *pipelinedRow) Scan(dest ...any) error {
+	return providers.ScanFirst((*pipeline.Rows)(r), dest)
 }
 
 // exec runs a statement without rows, otherwise like query.

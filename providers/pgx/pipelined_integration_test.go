@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -620,64 +619,6 @@ func TestPipelinedClosed(t *testing.T) {
 	mustRollback(t, lock)
 }
 
-func TestPipelinedPanickingScanner(t *testing.T) {
-	p := pipelinedPool(t, providers.Config{})
-	for range 300 {
-		func() {
-			defer func() { _ = recover() }()
-			_ = p.QueryRow(t.Context(), "select 1").Scan(panicking{})
-		}()
-	}
-	if n := value[int](t, p, "select 2"); n != 2 {
-		t.Error(n)
-	}
-}
-
-type panicking struct{}
-
-func (panicking) ScanRow(pgx.Rows) error { panic("mine") }
-
-func TestPipelinedRowsAfterTheirEnd(t *testing.T) {
-	p := pipelinedPool(t, providers.Config{})
-	rows, err := p.Query(t.Context(), "select n from generate_series(1, 3) n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if rows.Conn() != nil || rows.TypeMap() == nil || len(rows.FieldDescriptions()) != 1 {
-		t.Error("what pipelined rows have")
-	}
-	var got []int
-	for rows.Next() {
-		var n int
-		if err := rows.Scan(&n); err != nil || len(rows.RawValues()) != 1 {
-			t.Fatal(err)
-		}
-		got = append(got, n)
-	}
-	if !slices.Equal(got, []int{1, 2, 3}) || rows.CommandTag().String() != "SELECT 3" || rows.Err() != nil {
-		t.Errorf("%v %v %v", got, rows.CommandTag(), rows.Err())
-	}
-	rows.Close()
-	if _, err := rows.Values(); err == nil {
-		t.Error("Values of closed rows")
-	}
-	if err := rows.Scan(new(int)); err == nil || rows.Next() || rows.TypeMap() != nil {
-		t.Error("closed rows can be read")
-	}
-	rows, _ = p.Query(t.Context(), "select 1, 2")
-	rows.Next()
-	if err := rows.Scan(new(int)); err == nil || rows.Err() == nil {
-		t.Error("too few destinations")
-	}
-	rows, _ = p.Query(t.Context(), "select 'x'")
-	rows.Next()
-	if err := rows.Scan(new(int)); err == nil || !strings.Contains(err.Error(), "can't scan into dest[0]") {
-		t.Errorf("a text into an int: %v", err)
-	}
-}
-
-// TestTrap27PipelinedLargeBothWays has new connections prepare long statements
-// that return much, all at once.
 func TestTrap27PipelinedLargeBothWays(t *testing.T) {
 	p := pipelinedPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 2}})
 	ctx, cancel := context.WithTimeout(providers.WithReadOnly(t.Context()), 3*patience)

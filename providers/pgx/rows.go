@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/pgx/pipeline"
 )
 
 // rows are the driver's rows, whose errors say what happened and whose end
@@ -215,10 +216,14 @@ type row rows
 
 // asRow makes a row of the rows of this package.
 func asRow(r pgx.Rows) pgx.Row {
-	if r, ok := r.(*rows); ok {
+	switch r := r.(type) {
+	case *rows:
 		return (*row)(r)
+	case *pipeline.Rows:
+		return (*pipelinedRow)(r)
+	default:
+		return providers.FirstRow(r) // refused
 	}
-	return providers.FirstRow(r) // pipelined, or refused
 }
 
 // Scan reads the first row into dest and gives the connection back. Without a

@@ -31,8 +31,9 @@ type conn struct {
 	load       atomic.Int32
 	headSince  atomic.Int64
 	headPassed atomic.Int64
-	// service is the moving average of a segment's time.
-	service atomic.Int64
+	// service is the moving average of a segment's time, roundTrip the shortest way
+	// there and back that was seen.
+	service, roundTrip atomic.Int64
 	// retired says that it takes no new requests.
 	retired atomic.Bool
 
@@ -58,8 +59,8 @@ type conn struct {
 	// of those that it shall have no more.
 	prepared map[*statement]struct{}
 	forget   []string
-	born     time.Time
-	used     time.Time
+	born     time.Duration
+	used     time.Duration
 
 	out []byte // the writer's
 
@@ -67,7 +68,7 @@ type conn struct {
 
 	in       inbox
 	seg      *segment
-	lastDone time.Time
+	lastDone time.Duration
 	ended    []*request
 	lastTag  tagCache
 
@@ -77,11 +78,12 @@ type conn struct {
 }
 
 func newConn(e *Engine, s *Session, readOnly bool) *conn {
-	now := time.Now()
+	now := e.now()
 	c := &conn{
 		engine: e, session: s, readOnly: readOnly, prepared: map[*statement]struct{}{},
 		born: now, used: now, more: make(chan struct{}, 1), dead: make(chan struct{}),
 	}
+	c.roundTrip.Store(int64(s.RoundTrip))
 	e.running.Go(c.readWhenTold)
 	return c
 }
@@ -151,7 +153,7 @@ func (c *conn) flush() bool {
 		// flush. Nothing waits for a time to pass, and a lone caller for nobody.
 		runtime.Gosched()
 	}
-	now := time.Now()
+	now := c.engine.now()
 	c.mu.Lock()
 	if len(c.queue) == 0 || c.err != nil || c.holds(now) {
 		c.writing = false
@@ -181,15 +183,15 @@ const (
 // that is behind gains nothing by more, smaller flushes: together they cost it,
 // and the network, less. It is behind when the oldest is unanswered for longer
 // than the way there and back takes.
-func (c *conn) holds(now time.Time) bool {
+func (c *conn) holds(now time.Duration) bool {
 	if c.flights < flightsBusy {
 		return c.checking && c.flights > 0 // a ping decides first
 	}
-	roundTrip := c.session.RoundTrip
+	roundTrip := time.Duration(c.roundTrip.Load())
 	if c.flights >= flightsMost+int(roundTrip/flightEvery) {
 		return true
 	}
-	return c.engine.clock(now)-c.headSince.Load() > 2*int64(roundTrip)
+	return now-time.Duration(c.headSince.Load()) > 2*roundTrip
 }
 
 // resume has what was held sent, now that an answer came. The reader does it
@@ -210,7 +212,7 @@ func (c *conn) resume() {
 }
 
 // compose turns the queue into segments and their bytes.
-func (c *conn) compose(now time.Time) {
+func (c *conn) compose(now time.Duration) {
 	out := c.out[:0]
 	for _, name := range c.forget {
 		out = appendForget(out, name)

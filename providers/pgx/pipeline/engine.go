@@ -23,7 +23,7 @@ type Session struct {
 	Types *pgtype.Map
 	// StatementTimeout is the session's own, as set_config takes it.
 	StatementTimeout string
-	// RoundTrip is how long one took while connecting.
+	// RoundTrip is how long one took while connecting, at most.
 	RoundTrip time.Duration
 	// Cancel asks the server to stop what the session does.
 	Cancel func(ctx context.Context) error
@@ -154,8 +154,9 @@ func New(o Options) *Engine {
 	return e
 }
 
-// clock is a time as a number that can be compared without a lock; never 0.
-func (e *Engine) clock(t time.Time) int64 { return int64(t.Sub(e.began)) + 1 }
+// now is the time since the engine began, never 0. It costs half of what the time of
+// day does, and can be kept without a lock.
+func (e *Engine) now() time.Duration { return time.Since(e.began) + 1 }
 
 // Knows reports whether a statement was run before.
 func (e *Engine) Knows(sql string) bool { return e.statements.get(sql) != nil }
@@ -165,17 +166,17 @@ const tries = 3
 
 // Do runs a statement and returns its result, which must be released. An error
 // of the server is part of the result.
-func (e *Engine) Do(ctx context.Context, st Statement) (*Result, error) {
+func (e *Engine) Do(ctx context.Context, st Statement) (Result, error) {
 	if len(st.Settings) > 2*maxSettings {
-		return nil, ErrElsewhere
+		return Result{}, ErrElsewhere
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, &NotSentError{err}
+		return Result{}, &NotSentError{err}
 	}
 	for try := range tries {
 		r, err := e.try(ctx, st, try > 0)
 		if err != nil {
-			return nil, err
+			return Result{}, err
 		}
 		if r == nil || r.verdict == skipped {
 			e.stats.again.Add(1)
@@ -183,29 +184,29 @@ func (e *Engine) Do(ctx context.Context, st Statement) (*Result, error) {
 		}
 		return e.result(r, st)
 	}
-	return nil, ErrElsewhere
+	return Result{}, ErrElsewhere
 }
 
 // result makes a result of a request that ended.
-func (e *Engine) result(r *request, st Statement) (*Result, error) {
+func (e *Engine) result(r *request, st Statement) (Result, error) {
 	switch {
 	case r.verdict == moved:
 		r.recycle()
 		e.stats.moved.Add(1)
-		return nil, ErrElsewhere
+		return Result{}, ErrElsewhere
 	case r.verdict == lost:
 		err := &LostError{r.err}
 		r.recycle()
-		return nil, err
+		return Result{}, err
 	case r.overflow && st.ReadOnly:
 		r.recycle()
 		e.stats.large.Add(1)
-		return nil, ErrElsewhere
+		return Result{}, ErrElsewhere
 	case r.overflow && r.err == nil:
 		r.recycle()
-		return nil, &TooLargeError{e.opts.MaxResultBytes * writeFactor}
+		return Result{}, &TooLargeError{e.opts.MaxResultBytes * writeFactor}
 	}
-	return &Result{request: r, engine: e, codec: e.codec()}, nil
+	return Result{request: r, engine: e, codec: e.codec()}, nil
 }
 
 // try sends a statement once. It returns nil where the statement first had to
@@ -216,8 +217,7 @@ func (e *Engine) try(ctx context.Context, st Statement, solo bool) (*request, er
 		e.stats.slow.Add(1)
 		return nil, ErrElsewhere
 	}
-	now := time.Now()
-	c := e.pick(ctx, st.ReadOnly, now)
+	c := e.pick(ctx, st.ReadOnly)
 	if c == nil {
 		e.stats.full.Add(1)
 		return nil, ErrElsewhere
@@ -234,7 +234,7 @@ func (e *Engine) try(ctx context.Context, st Statement, solo bool) (*request, er
 		r.recycle()
 		return nil, err
 	}
-	e.limit(ctx, r, st.Settings, now)
+	e.limit(ctx, r, st.Settings)
 	return e.send(ctx, c, r)
 }
 
@@ -277,9 +277,9 @@ func (e *Engine) encode(r *request, s *statement, args []any) error {
 }
 
 // limit writes the settings and what is left of the deadline on a request.
-func (e *Engine) limit(ctx context.Context, r *request, settings []string, now time.Time) {
+func (e *Engine) limit(ctx context.Context, r *request, settings []string) {
 	if deadline, ok := ctx.Deadline(); ok {
-		r.limit = limitFor(deadline.Sub(now))
+		r.limit = limitFor(time.Until(deadline))
 		if len(settings) == 2 && settings[0] == statementTimeout {
 			return // says the same
 		}
@@ -305,7 +305,7 @@ func (e *Engine) describe(ctx context.Context, c *conn, sql string) (*statement,
 	r := requests.Get().(*request)
 	s := &statement{sql: sql, name: e.statements.name()}
 	r.kind, r.statement, r.size = kindDescribe, s, len(sql)
-	e.limit(ctx, r, nil, time.Now())
+	e.limit(ctx, r, nil)
 	if r.size > e.opts.MaxRequestBytes {
 		r.recycle()
 		return nil, ErrElsewhere

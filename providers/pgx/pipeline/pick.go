@@ -7,7 +7,7 @@ import (
 
 // pick chooses a connection: one that is idle, else the least loaded of those
 // that are not held up. It opens further ones when all are busy.
-func (e *Engine) pick(ctx context.Context, readOnly bool, now time.Time) *conn {
+func (e *Engine) pick(ctx context.Context, readOnly bool) *conn {
 	if e.closing.Load() {
 		return nil
 	}
@@ -15,6 +15,7 @@ func (e *Engine) pick(ctx context.Context, readOnly bool, now time.Time) *conn {
 	if readOnly {
 		set = e.read
 	}
+	now := e.now()
 	var best *conn
 	var least int32
 	var empty *slot
@@ -39,17 +40,17 @@ func (e *Engine) pick(ctx context.Context, readOnly bool, now time.Time) *conn {
 }
 
 // isAlive reports whether an idle connection can be used.
-func (c *conn) isAlive(ctx context.Context, now time.Time) bool {
+func (c *conn) isAlive(ctx context.Context, now time.Duration) bool {
 	if c.retired.Load() {
 		return false
 	}
 	return c.idleFor(now) < c.engine.opts.PingAfter || c.ping(ctx)
 }
 
-func (c *conn) idleFor(now time.Time) time.Duration {
+func (c *conn) idleFor(now time.Duration) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return now.Sub(c.used)
+	return now - c.used
 }
 
 // A connection is held up when what it is working on takes this long, and
@@ -64,13 +65,13 @@ const (
 )
 
 // isHeldUp reports whether something slow is at the head of the line.
-func (c *conn) isHeldUp(now time.Time) bool {
-	since := c.headSince.Load()
+func (c *conn) isHeldUp(now time.Duration) bool {
+	since := time.Duration(c.headSince.Load())
 	if since == 0 {
 		return false
 	}
 	// While much is under way, service is only the time between two answers.
-	held := time.Duration(c.engine.clock(now)-since) - 2*c.session.RoundTrip
+	held := now - since - 2*time.Duration(c.roundTrip.Load())
 	usual := heldUpFactor * time.Duration(c.service.Load())
 	if held <= max(heldUpAfter, usual) {
 		return false
@@ -83,9 +84,9 @@ func (c *conn) isHeldUp(now time.Time) bool {
 func (e *Engine) Passed() { e.passed.Add(1) }
 
 // startHead notes since when the head of the line is that. The lock is held.
-func (c *conn) startHead(now time.Time) {
+func (c *conn) startHead(now time.Duration) {
 	c.headPassed.Store(c.engine.passed.Load())
-	c.headSince.Store(c.engine.clock(now))
+	c.headSince.Store(int64(now))
 }
 
 // watchEvery is how often the connections are looked at while they work.
@@ -119,7 +120,7 @@ func (e *Engine) watch() {
 			return
 		}
 		e.watching.Store(false) // a statement that comes from here on says so
-		now := time.Now()
+		now := e.now()
 		for c := range e.conns {
 			if c.load.Load() == 0 {
 				continue
@@ -139,9 +140,9 @@ const orphanAfter = time.Second
 // and reads. The server may still run these; nobody reads that result. A connection that works only
 // for callers who gave up is closed, and the server asked to stop: nobody
 // else's statement can be hit.
-func (c *conn) relieve(now time.Time) {
+func (c *conn) relieve(now time.Duration) {
 	c.engine.stats.heldUp.Add(1)
-	orphaned := c.engine.clock(now)-c.headSince.Load() > int64(orphanAfter)
+	orphaned := now-time.Duration(c.headSince.Load()) > orphanAfter
 	room := c.engine.opts.Room()
 	var ended []*request
 	c.mu.Lock()
@@ -195,12 +196,13 @@ func (c *conn) stop() {
 
 // Tick ends connections that are old or idle for long. It is called now and
 // then.
-func (e *Engine) Tick(now time.Time) {
+func (e *Engine) Tick(at time.Time) {
+	now := at.Sub(e.began)
 	for c := range e.conns {
 		c.mu.Lock()
-		idle := now.Sub(c.used)
+		idle := now - c.used
 		c.mu.Unlock()
-		if now.Sub(c.born) > e.opts.MaxLifetime || c.load.Load() == 0 && idle > e.opts.MaxIdleTime {
+		if now-c.born > e.opts.MaxLifetime || c.load.Load() == 0 && idle > e.opts.MaxIdleTime {
 			c.retire()
 		}
 	}

@@ -99,7 +99,7 @@ func scriptedEngine(t *testing.T, answers ...[]byte) (*Engine, *scripted) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for e.Stats().Connections == 0 {
-		e.pick(t.Context(), false, time.Now())
+		e.pick(t.Context(), false)
 		<-tick.C
 	}
 	return e, s

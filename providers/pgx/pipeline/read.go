@@ -307,8 +307,9 @@ func (c *conn) describeRows(o *op, kind byte, body []byte) error {
 func (c *conn) finish() {
 	seg := c.seg
 	c.seg = nil
-	now := time.Now()
-	took := now.Sub(laterOf(seg.sent, c.lastDone))
+	now := c.engine.now()
+	c.noteRoundTrip(now - seg.sent)
+	took := now - max(seg.sent, c.lastDone)
 	c.lastDone = now
 	observe(&c.service, took)
 	c.engine.passed.Add(1)
@@ -376,11 +377,14 @@ func (c *conn) settle(seg *segment, i int, took time.Duration) (stale *statement
 	return stale
 }
 
-func laterOf(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// noteRoundTrip learns from an answer how long the way there and back takes: at most
+// as long as the answer took. What was measured while connecting is often too long,
+// as that is a busy time.
+func (c *conn) noteRoundTrip(took time.Duration) {
+	if int64(took) < c.roundTrip.Load() {
+		c.roundTrip.Store(int64(took))
+		c.engine.stats.roundTrip.Store(int64(took))
 	}
-	return b
 }
 
 // asError keeps a nil *PgError from becoming an error that is not nil.

@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pgkeel/pgkeel/providers/pgx/decode"
 )
 
 // kind is what a request asks for.
@@ -122,6 +124,19 @@ func (r *request) addRow(body []byte) {
 type codec struct {
 	types   *pgtype.Map
 	builder pgx.ExtendedQueryBuilder
+	// columns are those of the statement whose rows were read last, with how; values
+	// those of the row at hand.
+	statement *statement
+	columns   decode.Columns
+	values    [][]byte
+}
+
+// columnsOf are the columns of a statement's result.
+func (c *codec) columnsOf(s *statement) *decode.Columns {
+	if c.statement != s {
+		c.statement, c.columns = s, decode.Columns{Types: c.types, Fields: s.fields}
+	}
+	return &c.columns
 }
 
 // encode appends the Bind message of a statement.

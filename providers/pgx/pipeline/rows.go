@@ -42,15 +42,15 @@ func (r *Result) Release() {
 }
 
 // columns are those of the result, in the formats that were asked for.
-func (r *Result) columns() []pgconn.FieldDescription {
+func (r *Result) columns() *decode.Columns {
 	if r.fields == nil {
-		return r.statement.fields
+		return r.codec.columnsOf(r.statement)
 	}
 	// As this connection described them: the table may have changed since.
 	for i := range r.fields {
 		r.fields[i].Format = r.statement.formatOf(i)
 	}
-	return r.fields
+	return &decode.Columns{Types: r.codec.types, Fields: r.fields}
 }
 
 // Rows are a result's rows. Everything is there already: they hold no
@@ -62,24 +62,25 @@ type Rows struct {
 	// Finished runs when the rows are closed. Optional.
 	Finished func(tag pgconn.CommandTag, err error)
 
-	result  *Result
-	left    []byte
-	columns decode.Columns
-	values  [][]byte
-	tag     pgconn.CommandTag
+	result Result
+	left   []byte
+	// columns are the codec's, unless the result has its own.
+	columns *decode.Columns
+	fields  []pgconn.FieldDescription
 	err     error
+	tag     pgconn.CommandTag
 	closed  bool
-	inline  [4][]byte
+	// scanning says that a row is being read.
+	scanning bool
 }
 
 // noRows answers for what Rows does not.
 var noRows, _ = pgx.FailedBatchResults(&pgx.Batch{}, errors.New("pipeline: not a method of a pipelined result")).Query()
 
 // NewRows makes rows of a result, which they then own.
-func NewRows(r *Result) *Rows {
-	rows := &Rows{Rows: noRows, result: r, left: r.rows, columns: decode.Columns{Types: r.codec.types, Fields: r.columns()}}
-	rows.values = rows.inline[:0]
-	return rows
+func NewRows(r Result) *Rows {
+	columns := r.columns()
+	return &Rows{Rows: noRows, result: r, left: r.rows, columns: columns, fields: columns.Fields}
 }
 
 // Next moves to the next row.
@@ -101,7 +102,7 @@ func (r *Rows) cut(body []byte) error {
 	}
 	n := int(binary.BigEndian.Uint16(body))
 	body = body[2:]
-	r.values = r.values[:0]
+	values := r.result.codec.values[:0]
 	for range n {
 		if len(body) < 4 {
 			return errBadRow
@@ -109,15 +110,16 @@ func (r *Rows) cut(body []byte) error {
 		size := int(int32(binary.BigEndian.Uint32(body))) //nolint:gosec // -1 is NULL
 		body = body[4:]
 		if size < 0 {
-			r.values = append(r.values, nil)
+			values = append(values, nil)
 			continue
 		}
 		if len(body) < size {
 			return errBadRow
 		}
-		r.values = append(r.values, body[:size:size])
+		values = append(values, body[:size:size])
 		body = body[size:]
 	}
+	r.result.codec.values = values
 	return nil
 }
 
@@ -128,7 +130,10 @@ func (r *Rows) Scan(dest ...any) error {
 	if r.closed {
 		return r.orClosed()
 	}
-	return r.fail(r.columns.Scan(r, r.values, dest))
+	r.scanning = true
+	err := r.columns.Scan(r, r.result.codec.values, dest)
+	r.scanning = false
+	return r.fail(err)
 }
 
 // Values decodes the row, as pgx does.
@@ -136,7 +141,7 @@ func (r *Rows) Values() ([]any, error) {
 	if r.closed {
 		return nil, r.orClosed()
 	}
-	values, err := r.columns.Values(r.values)
+	values, err := r.columns.Values(r.result.codec.values)
 	return values, r.fail(err)
 }
 
@@ -167,9 +172,10 @@ func (r *Rows) finish(err error) {
 	r.closed = true
 	r.tag = r.result.Tag()
 	r.err = err
-	r.result.Release()
-	r.result, r.left, r.values = nil, nil, nil
-	r.columns = decode.Columns{Fields: r.columns.Fields}
+	if !r.scanning { // else a Scanner of the application closed them, or panicked
+		r.result.Release()
+	}
+	r.left = nil
 	if r.Finished != nil {
 		r.Finished(r.tag, r.err)
 	}
@@ -183,13 +189,23 @@ func (r *Rows) Err() error { return r.err }
 func (r *Rows) CommandTag() pgconn.CommandTag { return r.tag }
 
 // FieldDescriptions are the columns.
-func (r *Rows) FieldDescriptions() []pgconn.FieldDescription { return r.columns.Fields }
+func (r *Rows) FieldDescriptions() []pgconn.FieldDescription { return r.fields }
 
 // RawValues are valid until the next row.
-func (r *Rows) RawValues() [][]byte { return r.values }
+func (r *Rows) RawValues() [][]byte {
+	if r.closed {
+		return nil
+	}
+	return r.result.codec.values
+}
 
 // Conn is nil: the rows hold no connection.
 func (r *Rows) Conn() *pgx.Conn { return nil }
 
 // TypeMap is what values are decoded with, or nil when the rows are closed.
-func (r *Rows) TypeMap() *pgtype.Map { return r.columns.Types }
+func (r *Rows) TypeMap() *pgtype.Map {
+	if r.closed {
+		return nil
+	}
+	return r.columns.Types
+}

@@ -24,7 +24,7 @@ type op struct {
 type segment struct {
 	ops  []op
 	size int
-	sent time.Time
+	sent time.Duration
 	// limits says that it sets the session's statement_timeout, and nothing else.
 	limits bool
 	// last says that it ends a flush.

@@ -27,7 +27,7 @@ type Stats struct {
 	Abandoned int64
 	// Lost counts connections that were lost.
 	Lost int64
-	// RoundTrip is what the newest connection measured.
+	// RoundTrip is the shortest way there and back that a connection saw.
 	RoundTrip time.Duration
 }
 

@@ -135,11 +135,11 @@ func TestHeldUp(t *testing.T) {
 		e := &Engine{began: time.Now()}
 		c := &conn{engine: e, session: &Session{}}
 		c.service.Store(int64(time.Millisecond))
-		held := func() bool { return c.isHeldUp(time.Now()) }
+		held := func() bool { return c.isHeldUp(e.now()) }
 		if held() {
 			t.Error("an idle connection is held up")
 		}
-		c.startHead(time.Now())
+		c.startHead(e.now())
 		<-time.After(2 * heldUpAfter)
 		if held() {
 			t.Error("held up although nobody else got on: the machine may be slow")
@@ -150,7 +150,7 @@ func TestHeldUp(t *testing.T) {
 		if !held() {
 			t.Error("others got on, and it is not held up")
 		}
-		c.startHead(time.Now())
+		c.startHead(e.now())
 		<-time.After(2 * heldUpAlone)
 		if !held() {
 			t.Error("not held up after a long time")
