@@ -29,7 +29,10 @@ const (
 func pipelines() []Scenario {
 	// One of the connections is the pool's, for what cannot be shared.
 	few := sized(1, onPipeline(readerOf, pgkeel.Pipelining{ReadConnections: farConnections - 1, Traffic: pgkeel.PipelineReads}))
-	reads, writes := sized(reserve, onPipeline(readerOf, pgkeel.Pipelining{})), sized(reserve, onPipeline(handleOf, pgkeel.Pipelining{}))
+	reads := atBest("pgkeel at its best number of shared connections", shareds, func(n int) Opener {
+		return sized(reserve, onPipeline(readerOf, pgkeel.Pipelining{ReadConnections: int32(n)})) //nolint:gosec // of shareds
+	})
+	writes := sized(reserve, onPipeline(handleOf, pgkeel.Pipelining{}))
 	return []Scenario{
 		shared(Scenario{
 			Name: "pipeline.rtt2ms", About: "reads by 128 callers, 2 ms from the server, 4 connections a side",
@@ -42,7 +45,7 @@ func pipelines() []Scenario {
 			Ours: faraway(few), Baseline: faraway(sized(64, onPool(readOnPool))),
 		}),
 		shared(Scenario{
-			Name: "pipeline.read128", About: "reads by 128 callers, pgxpool at its best size",
+			Name: "pipeline.read128", About: "reads by 128 callers, each side with its best number of connections",
 			Callers: 128, Slice: crowdSlice, Bar: Bar{Throughput: 4, CPU: 1.0 / 3}, Ours: reads, Baseline: onBestPool(readOnPool),
 		}),
 		shared(Scenario{

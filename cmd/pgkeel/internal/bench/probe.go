@@ -9,8 +9,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// poolSizes are those among which pgxpool gets its best.
-var poolSizes = []int{2, 4, 8, 16, 32, 64}
+// poolSizes are those among which pgxpool gets its best, shareds the numbers of
+// shared connections among which pgkeel does.
+var (
+	poolSizes = []int{2, 4, 8, 16, 32, 64}
+	shareds   = []int{1, 2, 4}
+)
 
 // sized opens a side with a pool of that size.
 func sized(size int, open Opener) Opener {
@@ -23,30 +27,42 @@ func sized(size int, open Opener) Opener {
 // onBestPool opens the baseline with the pool size that is best for the
 // scenario on this machine. It finds it by trying each for a moment.
 func onBestPool(op func(pool *pgxpool.Pool, site Site) Op) Opener {
+	return atBest("pgxpool at its best size", poolSizes, func(size int) Opener { return sized(size, onPool(op)) })
+}
+
+// atBest opens a side with the number of connections that is best for it, and
+// notes which that was.
+func atBest(what string, numbers []int, with func(number int) Opener) Opener {
 	return func(ctx context.Context, site Site) (Side, error) {
-		best, tried, err := probe(ctx, site, poolSizes, onPool(op))
+		best, tried, err := probe(ctx, site, numbers, with)
 		if err != nil {
 			return Side{}, err
 		}
-		side, err := sized(best, onPool(op))(ctx, site)
+		side, err := with(best)(ctx, site)
+		note := side.Note
 		side.Note = func() string {
-			return fmt.Sprintf("pgxpool at its best size, %d (probed: %s)", best, strings.Join(tried, ", "))
+			said := fmt.Sprintf("%s, %d (probed: %s)", what, best, strings.Join(tried, ", "))
+			if note != nil {
+				said += "; " + note()
+			}
+			return said
 		}
 		return side, err
 	}
 }
 
-// probe returns the size with the highest throughput, and what it saw.
-func probe(ctx context.Context, site Site, sizes []int, open Opener) (best int, tried []string, err error) {
+// probe returns the number of connections with the highest throughput, and what it
+// saw.
+func probe(ctx context.Context, site Site, numbers []int, with func(number int) Opener) (best int, tried []string, err error) {
 	var highest float64
-	for _, size := range sizes {
-		speed, err := try(ctx, site, sized(size, open))
+	for _, n := range numbers {
+		speed, err := try(ctx, site, with(n))
 		if err != nil {
-			return 0, nil, fmt.Errorf("a pool of %d: %w", size, err)
+			return 0, nil, fmt.Errorf("with %d connections: %w", n, err)
 		}
-		tried = append(tried, fmt.Sprintf("%d: %s", size, perSecond(speed)))
+		tried = append(tried, fmt.Sprintf("%d: %s", n, perSecond(speed)))
 		if speed > highest {
-			best, highest = size, speed
+			best, highest = n, speed
 		}
 	}
 	return best, tried, nil

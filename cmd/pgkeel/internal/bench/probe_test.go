@@ -28,8 +28,9 @@ func TestTheBestSizeIsThatOfTheHighestThroughput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		open := 0
 		site := Site{Callers: 5, Duration: 10 * time.Second, PoolSize: 1}
-		best, tried, err := probe(t.Context(), site, []int{2, 4, 8},
-			paced(map[int]time.Duration{2: 200 * time.Millisecond, 4: 50 * time.Millisecond, 8: 100 * time.Millisecond}, &open))
+		best, tried, err := probe(t.Context(), site, []int{2, 4, 8}, func(size int) Opener {
+			return sized(size, paced(map[int]time.Duration{2: 200 * time.Millisecond, 4: 50 * time.Millisecond, 8: 100 * time.Millisecond}, &open))
+		})
 		if err != nil || best != 4 || open != 0 {
 			t.Errorf("size %d, %d left open, %v", best, open, err)
 		}
@@ -52,8 +53,8 @@ func TestAProbeThatFailsNamesTheSizeAndLeavesNothingOpen(t *testing.T) {
 		return side, err
 	}
 	for name, opener := range map[string]Opener{"cannot open": refusing, "fails later": failing} {
-		_, _, err := probe(t.Context(), Site{Callers: 2, Duration: time.Hour}, []int{16}, opener)
-		if !errors.Is(err, errFull) || !strings.Contains(err.Error(), "a pool of 16") || open != 0 {
+		_, _, err := probe(t.Context(), Site{Callers: 2, Duration: time.Hour}, []int{16}, func(int) Opener { return opener })
+		if !errors.Is(err, errFull) || !strings.Contains(err.Error(), "with 16 connections") || open != 0 {
 			t.Errorf("%s: %v, %d left open", name, err, open)
 		}
 	}
