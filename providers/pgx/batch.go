@@ -49,15 +49,14 @@ func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	l, err := p.borrow(ctx, opBatch, scope.Gate)
+	r := &batchResults{ctx: ctx, batch: b}
+	l, err := p.borrowFor(ctx, opBatch, scope.Gate, r)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	r := p.sendBatch(ctx, statement{lease: l, owned: true}, l.conn(), b, confined)
+	r.st = statement{lease: l, owned: true}
+	p.sendBatch(r, l.conn(), confined)
 	r.adopt(nil, scope.Settings)
-	if r.tx == nil { // else the transaction, which may outlive the results
-		l.anchor(r)
-	}
 	return r
 }
 
@@ -106,26 +105,25 @@ func sendInBlock(ctx context.Context, on scopeBeginner, b *pgx.Batch) pgx.BatchR
 	return &blockResults{BatchResults: results, ctx: ctx, tx: tx}
 }
 
-// sendBatch sends b, as confined where that is another.
-func (p *Pool) sendBatch(ctx context.Context, st statement, on batchSender, b, confined *pgx.Batch) *batchResults {
-	r := &batchResults{st: st, batch: b, ctx: ctx}
-	if r.st.order, r.err = p.beginOrder(ctx, st.lease.s, opBatch); r.err != nil {
-		r.BatchResults = pgx.FailedBatchResults(b, r.err)
-		return r
+// sendBatch sends the batch of r, as confined where that is another.
+func (p *Pool) sendBatch(r *batchResults, on batchSender, confined *pgx.Batch) {
+	s := r.st.lease.s
+	if r.st.order, r.err = p.beginOrder(r.ctx, s, opBatch); r.err != nil {
+		r.BatchResults = pgx.FailedBatchResults(r.batch, r.err)
+		return
 	}
-	r.ctx, r.firing = p.startHook(ctx, providers.EventBatch, "", st.lease.s.pid)
+	r.ctx, r.firing = p.startHook(r.ctx, providers.EventBatch, "", s.pid)
 	defer func() {
 		if r.BatchResults == nil { // an argument of the application panicked
 			r.err = errPanicked
 			r.done()
 		}
 	}()
-	before := st.lease.s.dirt
-	r.BatchResults = on.SendBatch(st.lease.s.watch(r.ctx), confined)
-	if confined != b {
+	before := s.dirt
+	r.BatchResults = p.sendQueued(s.watch(r.ctx), s, on, confined)
+	if confined != r.batch {
 		p.hideSettings(r, confined, before)
 	}
-	return r
 }
 
 // hideSettings keeps the result of the settings that confine a batch from its

@@ -1,6 +1,7 @@
 package pgx
 
 import (
+	"iter"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
@@ -118,13 +119,13 @@ func (d *descriptions) drop(one *described) {
 
 // evict forgets the oldest, but for those that a chunk needs, as far as there
 // are too many. Some in the line were dropped already.
-func (d *descriptions) evict(chunk []*batchItem) {
+func (d *descriptions) evict(chunk iter.Seq[*described]) {
 	if len(d.bySQL) <= d.capacity {
 		return
 	}
 	needed := map[*described]bool{}
-	for _, it := range chunk {
-		needed[it.described] = true
+	for one := range chunk {
+		needed[one] = true
 	}
 	kept := d.line[:0]
 	for _, one := range d.line {
@@ -167,15 +168,27 @@ func (s *stream) describe(chunk []*batchItem) {
 		}
 		return
 	}
-	s.known.evict(chunk)
+	s.known.evict(func(yield func(*described) bool) {
+		for _, it := range chunk {
+			if !yield(it.described) {
+				return
+			}
+		}
+	})
 	if err := s.describeAll(missing); err != nil {
 		s.lose(err, nil)
 	}
 }
 
-// describeAll describes statements between two results of the stream. Its error
-// is that of the connection.
-func (s *stream) describeAll(missing []*described) error {
+// describer has statements described on a pipeline, between two results.
+type describer struct {
+	conn  *pgx.Conn
+	pipe  *pgconn.Pipeline
+	known *descriptions
+}
+
+// describeAll describes statements. Its error is that of the connection.
+func (s *describer) describeAll(missing []*described) error {
 	guarded := s.conn.PgConn().TxStatus() != 'I'
 	guard := func(verb string) {
 		if guarded {
@@ -203,7 +216,7 @@ func (s *stream) describeAll(missing []*described) error {
 	return s.readDescriptions(len(stale), missing, names, guarded)
 }
 
-func (s *stream) readDescriptions(stale int, missing []*described, names []string, guarded bool) error {
+func (s *describer) readDescriptions(stale int, missing []*described, names []string, guarded bool) error {
 	expect := stale
 	if guarded {
 		expect++
@@ -227,7 +240,7 @@ func (s *stream) readDescriptions(stale int, missing []*described, names []strin
 }
 
 // skipResults reads results of which only an error is of interest.
-func (s *stream) skipResults(n int) error {
+func (s *describer) skipResults(n int) error {
 	for range n {
 		answer, err := s.pipe.GetResults()
 		if rr, ok := answer.(*pgconn.ResultReader); ok && err == nil {
@@ -244,7 +257,7 @@ func (s *stream) skipResults(n int) error {
 }
 
 // readDescription reads one. An ordinary error of the server's stays with it.
-func (s *stream) readDescription(d *described, name string) error {
+func (s *describer) readDescription(d *described, name string) error {
 	answer, err := s.pipe.GetResults()
 	if err != nil {
 		if !isAlive(err) {

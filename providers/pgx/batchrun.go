@@ -113,13 +113,11 @@ type stream struct {
 	ctx    context.Context //nolint:containedctx // that of the batch, which the stream is
 	pool   *Pool
 	lease  lease
-	conn   *pgx.Conn
 	call   *providers.BatchCall
 	report *providers.BatchReport
-	pipe   *pgconn.Pipeline
 	*buffers
-	known *descriptions // nil where nothing is described
-	trace batchTrace
+	describer // known is nil where nothing is described
+	trace     batchTrace
 	// inTx says that the batch runs in a transaction of the caller's.
 	inTx bool
 	// confined says that it runs in a scope. scopeSQL makes the settings of the scope, which each group begins with;
@@ -154,7 +152,7 @@ type stream struct {
 }
 
 func newStream(ctx context.Context, p *Pool, l lease, call *providers.BatchCall) *stream {
-	s := &stream{ctx: ctx, pool: p, lease: l, conn: l.conn(), call: call, report: &call.Report}
+	s := &stream{ctx: ctx, pool: p, lease: l, describer: describer{conn: l.conn()}, call: call, report: &call.Report}
 	s.buffers = bufferPool.Get().(*buffers)
 	s.inTx = s.conn.PgConn().TxStatus() != 'I'
 	s.known = descriptionsOf(l.s)

@@ -158,7 +158,8 @@ func (c *Conn) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		c.use.leave()
 		return pgx.FailedBatchResults(b, errInTx)
 	}
-	r := c.pool().sendBatch(ctx, statement{lease: c.lease, use: &c.use}, c.lease.conn(), b, confined)
+	r := &batchResults{ctx: ctx, batch: b, st: statement{lease: c.lease, use: &c.use}}
+	c.pool().sendBatch(r, c.lease.conn(), confined)
 	r.adopt(c, c.confined)
 	return r
 }

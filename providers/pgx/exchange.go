@@ -30,26 +30,23 @@ type exchange struct {
 	loaded bool
 	tag    pgconn.CommandTag
 	// answered says that the statement's result has ended, closed that the whole
-	// answer has.
-	answered, closed bool
-	err              error
+	// answer has; more that results of other statements come in between.
+	answered, closed, more bool
+	err                    error
 }
 
 // exchange sends settings and a described statement. Without rows, nobody will
 // read the result. The end of the context is the session's to look after: the
 // driver does so only up to the statement's own end, and a commit comes behind it.
 func (s *session) exchange(ctx context.Context, settings *pgconn.StatementDescription, scope []providers.Setting, d *described, rows bool) *exchange {
-	w, pg := &s.scoped, s.conn.PgConn()
-	x := &w.exchange
-	*x = exchange{s: s, ctx: ctx, pipe: pg.StartPipeline(ctx)}
+	w, x := &s.scoped, s.openExchange(ctx)
 	if rows {
 		x.columns = d.columnsOn(s, w.eqb.ResultFormats)
 	}
-	if _, err := x.pipe.GetResults(); err != nil { // it is closed, busy, or its context has ended
-		x.err, x.answered, x.closed = err, true, true
+	if x.closed {
 		return x
 	}
-	out := pg.Frontend()
+	out := s.conn.PgConn().Frontend()
 	if settings != nil {
 		out.SendBind(&pgproto3.Bind{PreparedStatement: settings.Name, Parameters: w.encode(scope)})
 		out.SendExecute(&pgproto3.Execute{})
@@ -70,6 +67,17 @@ func (s *session) exchange(ctx context.Context, settings *pgconn.StatementDescri
 	}
 	if settings != nil {
 		x.skip()
+	}
+	return x
+}
+
+// openExchange begins one. It is closed if the connection is, or busy, or the context
+// has ended.
+func (s *session) openExchange(ctx context.Context) *exchange {
+	x := &s.scoped.exchange
+	*x = exchange{s: s, ctx: ctx, pipe: s.conn.PgConn().StartPipeline(ctx)}
+	if _, err := x.pipe.GetResults(); err != nil {
+		x.err, x.answered, x.closed = err, true, true
 	}
 	return x
 }
@@ -197,6 +205,18 @@ func (x *exchange) describe(m *pgproto3.RowDescription) {
 	x.columns = &decode.Columns{Types: x.s.conn.TypeMap(), Fields: decode.Fields(m)}
 }
 
+// finish reads the rest of the result, and of the answer unless more results come. An
+// error is the first there was.
+func (x *exchange) finish() error {
+	for x.next() {
+		continue
+	}
+	if x.more {
+		return x.err
+	}
+	return x.Close()
+}
+
 // Close reads the rest of the answer. An error is the first there was: of the
 // settings, of the statement, or of the commit behind it.
 func (x *exchange) Close() error {
@@ -292,7 +312,7 @@ func (r *exchanged) Close() {
 	if r.closed {
 		return
 	}
-	r.err, r.closed = r.x.Close(), true
+	r.err, r.closed = r.x.finish(), true
 	r.tag, r.x = r.x.tag, nil
 }
 

@@ -18,17 +18,24 @@ type lease struct {
 
 // borrow takes a connection of the pool for an operation.
 func (p *Pool) borrow(ctx context.Context, op string, gate providers.Gate) (lease, error) {
-	l, _, err := p.lend(ctx, op, gate)
+	l, _, err := p.lend(ctx, op, gate, nil)
+	return l, err
+}
+
+// borrowFor takes one for an object that stands for the borrowing: when nobody can
+// reach it any more, the borrower forgot the connection.
+func (p *Pool) borrowFor(ctx context.Context, op string, gate providers.Gate, object any) (lease, error) {
+	l, _, err := p.lend(ctx, op, gate, object)
 	return l, err
 }
 
 // borrowForRows takes one for a query, and an object for its result.
 func (p *Pool) borrowForRows(ctx context.Context, gate providers.Gate) (lease, *rows, error) {
-	return p.lend(ctx, opQuery, gate)
+	return p.lend(ctx, opQuery, gate, nil)
 }
 
 // lend holds the session's lock once, since every statement comes this way.
-func (p *Pool) lend(ctx context.Context, op string, gate providers.Gate) (l lease, r *rows, err error) {
+func (p *Pool) lend(ctx context.Context, op string, gate providers.Gate, object any) (l lease, r *rows, err error) {
 	if p.closing.Load() {
 		return l, nil, errPoolClosed
 	}
@@ -49,7 +56,7 @@ func (p *Pool) lend(ctx context.Context, op string, gate providers.Gate) (l leas
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.take(w.caller, p.takenAt(w), op)
-	s.borrowed, s.stack, s.gate = conn, stack, gate
+	s.borrowed, s.stack, s.gate, s.anchor = conn, stack, gate, object
 	if op == opQuery {
 		r = s.nextRows()
 	}
@@ -162,8 +169,7 @@ func (s *session) nextRows() *rows {
 	return r
 }
 
-// anchor notes the object that stands for the borrowing: when nobody can reach
-// it any more, the borrower forgot the connection.
+// anchor notes another object that stands for the borrowing from now on.
 func (l lease) anchor(object any) {
 	l.s.mu.Lock()
 	l.s.anchor = object

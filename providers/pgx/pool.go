@@ -253,12 +253,10 @@ func (p *Pool) Acquire(ctx context.Context) (providers.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := p.borrow(ctx, opConn, scope.Gate)
-	if err != nil {
+	c := &Conn{confined: scope.Settings}
+	if c.lease, err = p.borrowFor(ctx, opConn, scope.Gate, c); err != nil {
 		return nil, err
 	}
-	c := &Conn{lease: l, confined: scope.Settings}
-	l.anchor(c)
 	return c, nil
 }
 

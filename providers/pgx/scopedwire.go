@@ -15,6 +15,9 @@ import (
 type scopedWire struct {
 	eqb      pgx.ExtendedQueryBuilder
 	exchange exchange
+	// items and messages are those of a batch.
+	items    []wiredItem
+	messages []byte
 	// lastTag saves the allocation of one that is the same as the last.
 	lastTag pgconn.CommandTag
 	// settings are the statements that make settings, by their number.
@@ -147,7 +150,7 @@ func (p *Pool) describeScoped(ctx context.Context, s *session, known *descriptio
 	if d.sd != nil {
 		return d, nil
 	}
-	known.evict(nil)
+	known.evict(func(func(*described) bool) {})
 	stale := known.stale
 	known.stale = nil
 	for _, name := range stale {
@@ -173,6 +176,12 @@ func (s *session) forgetStale(err error) {
 		return
 	}
 	s.known.drop(d)
+	s.forgetSettings(pg)
+}
+
+// forgetSettings has the statements that make settings prepared anew, if the server
+// has forgotten what was prepared.
+func (s *session) forgetSettings(pg *providers.PGError) {
 	if pg.Code[:2] != classNoStatement {
 		return
 	}

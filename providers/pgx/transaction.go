@@ -290,7 +290,9 @@ func (t *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		return pgx.FailedBatchResults(b, err)
 	}
 	// The driver's transaction refuses a batch that begins one.
-	return t.root.pool.sendBatch(ctx, t.statement(cancel, "", nil), t.root.inner, b, b)
+	r := &batchResults{ctx: ctx, batch: b, st: t.statement(cancel, "", nil)}
+	t.root.pool.sendBatch(r, t.root.inner, b)
+	return r
 }
 
 // CopyFrom loads rows by COPY.

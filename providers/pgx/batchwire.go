@@ -1,0 +1,342 @@
+package pgx
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/pgx/decode"
+)
+
+// wiredItem is a statement of a batch that is sent as one exchange.
+type wiredItem struct {
+	*described
+
+	args []any
+}
+
+// messages are encoded for the server.
+type messages []byte
+
+// Frontend says where they come from.
+func (*messages) Frontend() {}
+
+// Decode is never asked for.
+func (*messages) Decode([]byte) error { return errProtocol }
+
+// Encode appends them.
+func (m *messages) Encode(dst []byte) ([]byte, error) { return append(dst, *m...), nil }
+
+// keepMessages is how large a buffer is kept for the next batch.
+const keepMessages = 64 << 10
+
+// sendQueued sends a batch as one exchange where it can, which costs about half as
+// much as the driver's own way, and else in that.
+func (p *Pool) sendQueued(ctx context.Context, s *session, on batchSender, b *pgx.Batch) pgx.BatchResults {
+	if b != nil && ctx.Done() == nil && p.cfg.Tracer == nil {
+		wired, err := p.sendWired(ctx, s, b)
+		switch {
+		case err != nil:
+			return pgx.FailedBatchResults(b, &notSentError{err})
+		case wired != nil:
+			return wired
+		}
+	}
+	return on.SendBatch(ctx, b)
+}
+
+// sendWired returns nil where it does not know how to, and has sent nothing then.
+func (p *Pool) sendWired(ctx context.Context, s *session, b *pgx.Batch) (*wiredBatch, error) {
+	known := descriptionsOf(s)
+	prepares := s.config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && known != nil && known.capacity > 0
+	if !prepares || b.Len() == 0 {
+		return nil, nil //nolint:nilnil // nothing was sent
+	}
+	w := &s.scoped
+	defer func() {
+		clear(w.items) // keeps nothing of the caller's
+		if cap(w.messages) > keepMessages {
+			w.messages = nil
+		}
+	}()
+	for again := false; ; again = true {
+		if ok := p.list(ctx, known, b, w); !ok {
+			return nil, nil //nolint:nilnil // nothing was sent
+		}
+		if ok, err := s.describeItems(ctx, known); !ok || err != nil {
+			return nil, err
+		}
+		misfit, err := s.encodeItems()
+		if err == nil {
+			break
+		}
+		if again {
+			return nil, err
+		}
+		known.drop(misfit) // it may take other types since
+	}
+	return s.exchangeAll(ctx, b), nil
+}
+
+// list finds the descriptions of a batch's statements. It reports false for what is
+// to be sent otherwise.
+func (p *Pool) list(ctx context.Context, known *descriptions, b *pgx.Batch, w *scopedWire) (ok bool) {
+	w.items = slices.Grow(w.items[:0], b.Len())
+	for i, q := range b.QueuedQueries {
+		if q == nil || q.SQL == "" || p.names.has(q.SQL) {
+			return false
+		}
+		it := wiredItem{args: q.Arguments}
+		sql := q.SQL
+		if len(it.args) > 0 {
+			if sql, it.args, ok = rewrite(ctx, sql, it.args); !ok {
+				return false
+			}
+		}
+		if i > 0 && w.items[i-1].sql == sql {
+			it.described = w.items[i-1].described // as in most batches
+		} else if it.described, _ = known.of(sql, p); it.described == nil {
+			return false
+		}
+		w.items = append(w.items, it)
+	}
+	return true
+}
+
+// describeItems has those described that are not, in one flush. It reports false if
+// one of them cannot be: the driver will say why.
+func (s *session) describeItems(ctx context.Context, known *descriptions) (ok bool, err error) {
+	var missing []*described
+	for _, it := range s.scoped.items {
+		if it.sd == nil && !slices.Contains(missing, it.described) {
+			missing = append(missing, it.described)
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		return true, nil
+	case s.conn.PgConn().TxStatus() == 'E': // the server takes nothing but an end
+		return false, nil
+	}
+	known.evict(func(yield func(*described) bool) {
+		for _, it := range s.scoped.items {
+			if !yield(it.described) {
+				return
+			}
+		}
+	})
+	by := describer{conn: s.conn, pipe: s.conn.PgConn().StartPipeline(ctx), known: known}
+	err = by.describeAll(missing)
+	if closeErr := by.pipe.Close(); err == nil {
+		err = closeErr
+	}
+	ok = true
+	for _, d := range missing {
+		if d.sd == nil {
+			known.drop(d)
+			ok = false
+		}
+	}
+	return ok, err
+}
+
+// encodeItems makes the messages of a batch, all before any is sent. It returns the
+// statement whose arguments do not fit.
+func (s *session) encodeItems() (*described, error) {
+	w := &s.scoped
+	out := w.messages[:0]
+	for _, it := range w.items {
+		if len(it.sd.ParamOIDs) != len(it.args) {
+			return it.described, argumentCount(len(it.sd.ParamOIDs), len(it.args))
+		}
+		if err := w.eqb.Build(s.conn.TypeMap(), it.sd, it.args); err != nil {
+			return it.described, err
+		}
+		columns := it.columnsOn(s, w.eqb.ResultFormats)
+		bind := pgproto3.Bind{
+			PreparedStatement: it.sd.Name, Parameters: w.eqb.ParamValues,
+			ParameterFormatCodes: w.eqb.ParamFormats, ResultFormatCodes: w.eqb.ResultFormats,
+		}
+		var err error
+		if out, err = bind.Encode(out); err != nil {
+			return it.described, err
+		}
+		if len(columns.Fields) == 0 {
+			// Some statements have no columns before they run: FETCH, EXECUTE.
+			out, _ = (&pgproto3.Describe{ObjectType: 'P'}).Encode(out)
+		}
+		out, _ = (&pgproto3.Execute{}).Encode(out)
+	}
+	w.messages, _ = (&pgproto3.Sync{}).Encode(out)
+	return nil, nil //nolint:nilnil // none
+}
+
+// exchangeAll sends what was encoded.
+func (s *session) exchangeAll(ctx context.Context, b *pgx.Batch) *wiredBatch {
+	w, x := &s.scoped, s.openExchange(ctx)
+	x.more = true
+	r := &wiredBatch{x: x, batch: b, columns: make([]*described, len(w.items))}
+	for i, it := range w.items {
+		r.columns[i] = it.described
+		s.dirt |= it.dirt &^ noDirt
+	}
+	if x.closed {
+		return r
+	}
+	out := messages(w.messages)
+	s.conn.PgConn().Frontend().Send(&out)
+	// The server may answer before it has read all, and wait for its answers to be
+	// read: the driver's pipeline sees to that.
+	if err := x.pipe.Flush(); err != nil {
+		x.lose(err)
+	}
+	return r
+}
+
+// wiredBatch are the results of a batch that was sent as one exchange.
+type wiredBatch struct {
+	x     *exchange
+	batch *pgx.Batch
+	// columns are those of the results, of which at comes next.
+	columns []*described
+	at      int
+	// rows are the next result objects, last is the one that was handed out.
+	rows   []exchanged
+	last   *exchanged
+	err    error
+	closed bool
+}
+
+var _ pgx.BatchResults = (*wiredBatch)(nil)
+
+// noColumns are those of a result that there is not.
+var noColumns = &decode.Columns{}
+
+var (
+	errBatchClosed = errors.New("batch already closed")
+	errNoMore      = errors.New("no more results in batch")
+)
+
+// endLast ends the rows that were handed out last. Their error, also that of reading
+// them, is that of all that comes behind.
+func (b *wiredBatch) endLast() {
+	if b.last == nil {
+		return
+	}
+	b.last.Close()
+	if b.err == nil {
+		b.err = b.last.err
+	}
+	b.last = nil
+}
+
+// begin moves to the next result.
+func (b *wiredBatch) begin() (*described, error) {
+	b.endLast()
+	switch {
+	case b.err != nil:
+		return nil, b.err
+	case b.closed:
+		return nil, errBatchClosed
+	case b.x.err != nil:
+		b.err = b.x.err
+		return nil, b.err
+	case b.at == len(b.columns):
+		return nil, errNoMore
+	}
+	d := b.columns[b.at]
+	b.at++
+	b.x.answered, b.x.tag, b.x.columns = b.x.closed, pgconn.CommandTag{}, nil
+	return d, nil
+}
+
+// Exec reads the next result as that of a statement without rows.
+func (b *wiredBatch) Exec() (pgconn.CommandTag, error) {
+	if _, err := b.begin(); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	if b.err = b.x.finish(); b.err != nil {
+		return pgconn.CommandTag{}, b.err
+	}
+	return b.x.tag, nil
+}
+
+// Query reads the next result as rows.
+func (b *wiredBatch) Query() (pgx.Rows, error) {
+	r := b.query()
+	return r, r.Err()
+}
+
+func (b *wiredBatch) query() *exchanged {
+	if len(b.rows) == 0 {
+		b.rows = make([]exchanged, min(len(b.columns), mostParts))
+	}
+	r := &b.rows[0]
+	b.rows = b.rows[1:]
+	d, err := b.begin()
+	if err != nil {
+		*r = exchanged{columns: noColumns, closed: true, err: err}
+		return r
+	}
+	b.x.columns = d.columns
+	b.x.loaded = b.x.next()
+	*r = exchanged{x: b.x, columns: b.x.columns}
+	b.last = r
+	return r
+}
+
+// exchangedRow is rows of which only the first is read.
+type exchangedRow exchanged
+
+// Scan reads the first row into dest. Without a row the error is [pgx.ErrNoRows].
+func (r *exchangedRow) Scan(dest ...any) error { return providers.ScanFirst((*exchanged)(r), dest) }
+
+// QueryRow reads the next result as a row.
+func (b *wiredBatch) QueryRow() pgx.Row { return (*exchangedRow)(b.query()) }
+
+// Tx is nil: a batch that begins a transaction is left to the driver.
+func (b *wiredBatch) Tx() pgx.Tx { return nil }
+
+// Close runs the callbacks of what was not read, up to the first error, and reads
+// the rest.
+func (b *wiredBatch) Close() error {
+	if b.closed {
+		return b.err
+	}
+	for b.err == nil && b.at < len(b.columns) {
+		b.handle(b.batch.QueuedQueries[b.at])
+	}
+	b.endLast()
+	b.closed = true
+	s, failure := b.x.s, b.x.Close()
+	b.x = nil
+	if b.err == nil {
+		b.err = failure
+	}
+	if pg := providers.NewPGError(failure); s.known != nil && mayBeStale(pg) {
+		for _, d := range b.columns {
+			s.known.drop(d)
+		}
+		s.forgetSettings(pg)
+	}
+	return b.err
+}
+
+// handle gives the next result to its callback.
+func (b *wiredBatch) handle(q *pgx.QueuedQuery) {
+	if q.Fn == nil {
+		_, _ = b.Exec()
+		return
+	}
+	at := b.at
+	if err := q.Fn(b); err != nil {
+		b.err = err
+	} else if b.at == at { // it did not look
+		_, _ = b.Exec()
+	}
+}
