@@ -13,6 +13,7 @@ import (
 	"github.com/pgkeel/pgkeel"
 	"github.com/pgkeel/pgkeel/providers"
 	"github.com/pgkeel/pgkeel/providers/pgx/mocks"
+	"github.com/pgkeel/pgkeel/providers/stdsql"
 )
 
 // overMock opens the face over a mocked provider, and returns the mock of its pool.
@@ -48,6 +49,10 @@ func TestMockedProviderWithoutAName(t *testing.T) {
 	}
 	var bad *pgkeel.ConfigError
 	if _, err := pgkeel.Open(t.Context(), "host=none", pgkeel.WithOpener(nil)); !errors.As(err, &bad) {
+		t.Errorf("%v", err)
+	}
+	var nobody *stdsql.Provider
+	if _, err := pgkeel.Open(t.Context(), "host=none", pgkeel.WithOpener(nobody)); !errors.Is(err, providers.ErrInvalidProvider) {
 		t.Errorf("%v", err)
 	}
 }

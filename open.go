@@ -96,15 +96,10 @@ func (s *settings) validate() error {
 
 // openPool opens a pool of one server.
 func (s *settings) openPool(ctx context.Context, cfg providers.Config) (providers.Pool, error) {
-	open := func() (providers.Pool, error) { return providers.Open(ctx, s.provider, cfg) }
 	if s.opener != nil {
-		open = func() (providers.Pool, error) { return s.opener.Open(ctx, cfg) }
+		return providers.OpenWith(ctx, s.opener, cfg)
 	}
-	pool, err := open()
-	if pool == nil && err == nil {
-		return nil, fmt.Errorf("%w: it returned neither a pool nor an error", providers.ErrInvalidProvider)
-	}
-	return pool, err
+	return providers.Open(ctx, s.provider, cfg)
 }
 
 // openCluster opens one of several.

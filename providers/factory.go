@@ -66,7 +66,20 @@ func Open(ctx context.Context, name string, cfg Config) (Pool, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w %q: registered are %q (import the provider's package)", ErrUnknownProvider, name, Names())
 	}
-	return p.Open(ctx, cfg)
+	return OpenWith(ctx, p, cfg)
+}
+
+// OpenWith opens a pool through a provider that needs no name. One that is nil, or
+// returns neither a pool nor an error, is [ErrInvalidProvider].
+func OpenWith(ctx context.Context, p Provider, cfg Config) (Pool, error) {
+	if isNil(p) {
+		return nil, fmt.Errorf("%w: %T is nil", ErrInvalidProvider, p)
+	}
+	pool, err := p.Open(ctx, cfg)
+	if pool == nil && err == nil {
+		return nil, fmt.Errorf("%w: it returned neither a pool nor an error", ErrInvalidProvider)
+	}
+	return pool, err
 }
 
 // Names lists the registered providers in alphabetical order.
