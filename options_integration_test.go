@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -63,7 +64,7 @@ var optionEffects = map[string]func(t *testing.T){
 	},
 	"WithConnectTimeout": func(t *testing.T) {
 		start := time.Now()
-		_, err := pgkeel.Open(t.Context(), "postgres://u@"+silent(t, nil), one(), pgkeel.WithConnectTimeout(50*time.Millisecond))
+		_, err := pgkeel.Open(t.Context(), "postgres://u@"+silent(t, new(atomic.Int32)), one(), pgkeel.WithConnectTimeout(50*time.Millisecond))
 		mustSay(t, err, pgkeel.ErrUnreachable)
 		if took := time.Since(start); took > 4*time.Second {
 			t.Errorf("it took %s", took)
@@ -224,13 +225,27 @@ func optionNames(t *testing.T) (names []string) {
 
 // silent is a server that never answers, and counts who connects.
 func silent(t testing.TB, dials *atomic.Int32) string {
-	return listen(t, func(c net.Conn) {
-		if dials != nil {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
 			dials.Add(1)
 		}
-		_, _ = c.Read(make([]byte, 1<<10))
-		_, _ = c.Read(make([]byte, 1<<10))
 	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		accepting.Wait()
+	})
+	return l.Addr().String()
 }
 
 type tracer struct{ seen *journal }

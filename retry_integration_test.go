@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgkeel/pgkeel"
 	"github.com/pgkeel/pgkeel/pgtest"
+	"github.com/pgkeel/pgkeel/pgtest/fault"
 )
 
 // conflicting is a transaction that fails in the same way each time.
@@ -180,13 +181,12 @@ func TestRetryOfAStalePlan(t *testing.T) {
 // After COMMIT was sent and the connection died, nobody knows, and running the
 // transaction again could do its work twice.
 func TestTrap21UnknownCommitIsNotRetried(t *testing.T) {
-	for name, deliver := range map[string]bool{"committed": true, "not committed": false} {
+	for name, loss := range map[string]fault.Action{"committed": fault.CutReply, "not committed": fault.Cut} {
 		t.Run(name, func(t *testing.T) {
-			dsn := pgtest.NewDB(t)
-			line, through := newLossy(t, dsn)
-			db, direct := openDSN(t, through, one()), openDSN(t, dsn)
+			lost := fault.On(fault.Commit().Every(), loss)
+			line := fault.New(t, pgtest.NewDB(t), lost)
+			db, direct := openDSN(t, line.DSN(), one()), openDSN(t, line.Upstream())
 			mustExec(t, direct, "create table t (n int)")
-			line.lose("commit", deliver)
 			ran := 0
 			err := db.RunTx(t.Context(), func(ctx context.Context, tx pgkeel.Tx) error {
 				ran++
@@ -194,10 +194,10 @@ func TestTrap21UnknownCommitIsNotRetried(t *testing.T) {
 			})
 			mustBe(t, err, pgkeel.OutcomeUnknown)
 			mustSay(t, err, nil, "transaction unknown", "commit failed")
-			if tx := as[*pgkeel.TxError](t, err); tx.Attempts != 1 || ran != 1 || line.losses() != 1 {
+			if tx := as[*pgkeel.TxError](t, err); tx.Attempts != 1 || ran != 1 || lost.Times() != 1 {
 				t.Errorf("ran %d times: %+v", ran, tx)
 			}
-			if deliver {
+			if loss == fault.CutReply {
 				eventually(t, "it is committed", func() bool { return len(numbers(t, direct)) == 1 })
 			} else {
 				mustHave(t, direct)

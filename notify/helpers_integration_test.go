@@ -2,9 +2,6 @@ package notify
 
 import (
 	"context"
-	"net"
-	"net/url"
-	"sync"
 	"testing"
 
 	"github.com/pgkeel/pgkeel/pgtest"
@@ -80,94 +77,5 @@ func commit(t testing.TB, tx providers.Tx) {
 	t.Helper()
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// hole is a network between client and server that can swallow everything.
-type hole struct {
-	mu     sync.Mutex
-	frozen map[net.Conn]bool
-}
-
-// newHole returns it and the DSN that goes through it.
-func newHole(t testing.TB, dsn string) (*hole, string) {
-	t.Helper()
-	u, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := u.Host
-	in, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &hole{frozen: map[net.Conn]bool{}}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			client, err := in.Accept()
-			if err != nil {
-				return
-			}
-			h.mu.Lock()
-			h.frozen[client] = false
-			h.mu.Unlock()
-			all.Go(func() { h.forward(client, server) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = in.Close()
-		h.mu.Lock()
-		for client := range h.frozen {
-			_ = client.Close()
-		}
-		h.mu.Unlock()
-		all.Wait()
-	})
-	u.Host = in.Addr().String()
-	return h, u.String()
-}
-
-func (h *hole) forward(client net.Conn, address string) {
-	server, err := net.Dial("tcp", address)
-	if err != nil {
-		_ = client.Close()
-		return
-	}
-	var both sync.WaitGroup
-	both.Go(func() { h.copy(server, client, client); _ = server.Close() })
-	both.Go(func() { h.copy(client, server, client) })
-	both.Wait()
-	_ = client.Close()
-}
-
-func (h *hole) copy(to, from, client net.Conn) {
-	buf := make([]byte, 8192)
-	for {
-		n, err := from.Read(buf)
-		h.mu.Lock()
-		frozen := h.frozen[client]
-		h.mu.Unlock()
-		if err != nil {
-			if !frozen {
-				_ = to.Close()
-			}
-			return
-		}
-		if frozen {
-			continue
-		}
-		if _, err := to.Write(buf[:n]); err != nil {
-			return
-		}
-	}
-}
-
-// freeze swallows everything on the connections that there are.
-func (h *hole) freeze() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for c := range h.frozen {
-		h.frozen[c] = true
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pgkeel/pgkeel/pgtest"
+	"github.com/pgkeel/pgkeel/pgtest/fault"
 	"github.com/pgkeel/pgkeel/providers"
 )
 
@@ -177,15 +178,14 @@ func TestTrap43WhatIsMissingIsMissingAtAGap(t *testing.T) {
 func TestTrap43ABlackHoleIsFound(t *testing.T) {
 	dsn := pgtest.NewDB(t)
 	direct := openPool(t, providers.Config{DSN: dsn})
-	network, through := newHole(t, dsn)
-	p := openPool(t, providers.Config{DSN: through})
+	network := fault.New(t, dsn, fault.On(fault.Backend('A').Matching("swallowed"), fault.BlackHole))
+	p := openPool(t, providers.Config{DSN: network.DSN()})
 	l := listenOn(t, p, Options{
 		HeartbeatInterval: 100 * time.Millisecond, AnswerTimeout: 200 * time.Millisecond, RetryMin: time.Millisecond,
 	})
 	s := subscribe(t, l, "a")
 	mustNotify(t, direct, "a", "before")
 	wantMessage(t, s, "before")
-	network.freeze()
 	mustNotify(t, direct, "a", "swallowed")
 	begin := time.Now()
 	e := next(t, s)
