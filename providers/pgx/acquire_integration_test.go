@@ -5,13 +5,13 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/pgkeel/pgkeel/pgtest"
 	"github.com/pgkeel/pgkeel/providers"
 )
 
@@ -97,11 +97,11 @@ func TestTrap03UnreachableIsNotExhausted(t *testing.T) {
 }
 
 func TestTrap03SlowDialDoesNotHoldItsCaller(t *testing.T) {
-	prx, dsn := newProxy(t, pgtest.NewDB(t))
+	var dials atomic.Int32
 	release := make(chan struct{})
 	p := openPool(t, providers.Config{
-		DSN: dsn, Pool: providers.PoolStrategy{MaxSize: 1}, AcquireTimeout: 50 * time.Millisecond,
-		AfterConnect: func(context.Context, *pgx.Conn) error { <-release; return nil },
+		Pool: providers.PoolStrategy{MaxSize: 1}, AcquireTimeout: 50 * time.Millisecond,
+		AfterConnect: func(context.Context, *pgx.Conn) error { dials.Add(1); <-release; return nil },
 	})
 	_, err := p.Exec(t.Context(), "select 1")
 	close(release)
@@ -110,7 +110,7 @@ func TestTrap03SlowDialDoesNotHoldItsCaller(t *testing.T) {
 	}
 	eventually(t, "the connection of the abandoned dial is there", func() bool { return p.Stats().Idle == 1 })
 	mustExec(t, p, "select 1")
-	if n := prx.dialed(); n != 1 {
+	if n := dials.Load(); n != 1 {
 		t.Errorf("%d dials: the abandoned one must serve the next caller", n)
 	}
 }
@@ -329,10 +329,12 @@ func TestTrap08NearlyDeadDeadlineKeepsIdleConnections(t *testing.T) {
 
 func TestTrap11BlackHoleIsBoundedInTotal(t *testing.T) {
 	const size, ping = 10, 300 * time.Millisecond
-	prx, dsn := newProxy(t, pgtest.NewDB(t))
-	p := openPool(t, providers.Config{DSN: dsn, PingTimeout: ping, Pool: providers.PoolStrategy{MaxSize: size, InitialSize: size}})
+	network := newNetwork(t)
+	p := openPool(t, providers.Config{
+		DSN: network.DSN(), Route: network.route, PingTimeout: ping, Pool: providers.PoolStrategy{MaxSize: size, InitialSize: size},
+	})
 	p.pingAfter = -1
-	prx.freeze()
+	network.freeze()
 	start := time.Now()
 	c, err := p.Acquire(t.Context())
 	if err != nil {
@@ -348,10 +350,12 @@ func TestTrap11BlackHoleIsBoundedInTotal(t *testing.T) {
 }
 
 func TestTrap11BlackHoleOfAPoolOfOne(t *testing.T) {
-	prx, dsn := newProxy(t, pgtest.NewDB(t))
-	p := openPool(t, providers.Config{DSN: dsn, PingTimeout: 50 * time.Millisecond, Pool: providers.PoolStrategy{MaxSize: 1, InitialSize: 1}})
+	network := newNetwork(t)
+	p := openPool(t, providers.Config{
+		DSN: network.DSN(), Route: network.route, PingTimeout: 50 * time.Millisecond, Pool: providers.PoolStrategy{MaxSize: 1, InitialSize: 1},
+	})
 	p.pingAfter = -1
-	prx.freeze()
+	network.freeze()
 	start := time.Now()
 	mustExec(t, p, "select 1")
 	if took := time.Since(start); took > 3*time.Second {
@@ -360,13 +364,13 @@ func TestTrap11BlackHoleOfAPoolOfOne(t *testing.T) {
 }
 
 func TestTrap11WaitBehindABlackHoleIsBounded(t *testing.T) {
-	prx, dsn := newProxy(t, pgtest.NewDB(t))
+	network := newNetwork(t)
 	p := openPool(t, providers.Config{
-		DSN: dsn, PingTimeout: time.Second, AcquireTimeout: 100 * time.Millisecond,
+		DSN: network.DSN(), Route: network.route, PingTimeout: time.Second, AcquireTimeout: 100 * time.Millisecond,
 		Pool: providers.PoolStrategy{MaxSize: 2, InitialSize: 2},
 	})
 	p.pingAfter = -1
-	prx.freeze()
+	network.freeze()
 	start := time.Now()
 	_, err := p.Acquire(t.Context())
 	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 5*time.Second {

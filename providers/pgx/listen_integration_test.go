@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkeel/pgkeel/pgtest"
+	"github.com/pgkeel/pgkeel/pgtest/fault"
 	"github.com/pgkeel/pgkeel/providers"
 )
 
@@ -111,16 +112,16 @@ func TestListenInterruptedWaitsLoseNothing(t *testing.T) {
 // A dead peer looks idle. A ping that is not answered ends the connection at
 // once: there is nobody who would take a cancel request, or a good-bye.
 func TestTrap43APingFindsABlackHole(t *testing.T) {
-	proxy, dsn := newProxy(t, pgtest.NewDB(t))
-	p := openPool(t, providers.Config{DSN: dsn})
+	dsn := pgtest.NewDB(t)
 	for name, use := range map[string]func(context.Context, providers.ListenConn) error{
 		"ping": func(ctx context.Context, l providers.ListenConn) error { return l.Ping(ctx) },
 		"exec": func(ctx context.Context, l providers.ListenConn) error { return l.Exec(ctx, `listen a`) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := openListen(t, p)
+			network := fault.New(t, dsn)
+			l := openListen(t, openPool(t, providers.Config{DSN: network.DSN()}))
 			mustListen(t, l, "a")
-			proxy.freeze()
+			network.BlackHole(fault.Both)
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			begin := time.Now()

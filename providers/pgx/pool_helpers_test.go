@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgkeel/pgkeel/pgtest"
+	"github.com/pgkeel/pgkeel/pgtest/fault"
 	"github.com/pgkeel/pgkeel/providers"
 )
 
@@ -194,77 +196,26 @@ func refusing(t testing.TB, code, message string) string {
 	})
 }
 
-// proxy forwards to a server, and can stop to, like a network that swallows.
-type proxy struct {
-	address string
-	mu      sync.Mutex
-	frozen  map[net.Conn]bool // the client's sides of what is frozen
-	clients map[net.Conn]net.Conn
-	dials   int
+// network leads to a server, and can freeze: then it swallows everything on the
+// connections that there are, and what connects from then on goes another way.
+type network struct {
+	*fault.Proxy
+	frozen atomic.Bool
 }
 
-func newProxy(t testing.TB, dsn string) (*proxy, string) {
+func newNetwork(t testing.TB) *network {
 	t.Helper()
-	u, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatal(err)
+	return &network{Proxy: fault.New(t, pgtest.NewDB(t))}
+}
+
+func (n *network) route(context.Context) (string, error) {
+	if n.frozen.Load() {
+		return n.Upstream(), nil
 	}
-	p := &proxy{frozen: map[net.Conn]bool{}, clients: map[net.Conn]net.Conn{}}
-	p.address = listen(t, func(client net.Conn) {
-		server, err := net.Dial("tcp", u.Host)
-		if err != nil {
-			_ = client.Close()
-			return
-		}
-		p.mu.Lock()
-		p.clients[client] = server
-		p.dials++
-		p.mu.Unlock()
-		var both sync.WaitGroup
-		both.Go(func() { p.copy(server, client, client); _ = server.Close() })
-		both.Go(func() { p.copy(client, server, client) })
-		both.Wait()
-		_ = client.Close()
-	})
-	return p, withAddress(t, dsn, p.address)
+	return n.DSN(), nil
 }
 
-func (p *proxy) copy(to, from, client net.Conn) {
-	buf := make([]byte, 8192)
-	for {
-		n, err := from.Read(buf)
-		if err != nil {
-			if !p.isFrozen(client) {
-				_ = to.Close()
-			}
-			return
-		}
-		if p.isFrozen(client) {
-			continue
-		}
-		if _, err := to.Write(buf[:n]); err != nil {
-			return
-		}
-	}
-}
-
-func (p *proxy) isFrozen(client net.Conn) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.frozen[client]
-}
-
-// freeze swallows everything on the connections that there are.
-func (p *proxy) freeze() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.clients {
-		p.frozen[c] = true
-	}
-}
-
-func (p *proxy) dialed() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.dials
+func (n *network) freeze() {
+	n.frozen.Store(true)
+	n.BlackHole(fault.Both)
 }

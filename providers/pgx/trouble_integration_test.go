@@ -135,11 +135,13 @@ func TestTroubleOfTheServer(t *testing.T) {
 
 func TestTroubleOfABlackHole(t *testing.T) {
 	heard := &troubled{}
-	proxy, dsn := newProxy(t, pgtest.NewDB(t))
-	p := openPool(t, providers.Config{DSN: dsn, OnTrouble: heard.hear, PingTimeout: 300 * time.Millisecond, Pool: providers.PoolStrategy{MaxSize: 1}})
+	network := newNetwork(t)
+	p := openPool(t, providers.Config{
+		DSN: network.DSN(), Route: network.route, OnTrouble: heard.hear, PingTimeout: 300 * time.Millisecond, Pool: providers.PoolStrategy{MaxSize: 1},
+	})
 	mustExec(t, p, "select 1")
 	p.pingAfter = 0
-	proxy.freeze()
+	network.freeze()
 	mustExec(t, p, "select 1") // by another connection
 	heard.heard(t, "a ping that is not answered")
 }
