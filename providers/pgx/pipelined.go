@@ -320,7 +320,15 @@ type pipelinedRow pipeline.Rows
 
 // Scan reads the first row into dest. Without a row the error is [pgx.ErrNoRows].
 func (r *pipelinedRow) Scan(dest ...any) error {
-	return providers.ScanFirst((*pipeline.Rows)(r), dest)
+	rows := (*pipeline.Rows)(r)
+	switch {
+	case !rows.Closed():
+		return providers.ScanFirst(rows, dest)
+	case rows.Err() != nil:
+		return rows.Err()
+	default:
+		return errScannedTwice
+	}
 }
 
 // exec runs a statement without rows, otherwise like query.

@@ -619,6 +619,8 @@ func TestPipelinedClosed(t *testing.T) {
 	mustRollback(t, lock)
 }
 
+// TestTrap27PipelinedLargeBothWays has new connections prepare long statements
+// that return much, all at once.
 func TestTrap27PipelinedLargeBothWays(t *testing.T) {
 	p := pipelinedPool(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 2}})
 	ctx, cancel := context.WithTimeout(providers.WithReadOnly(t.Context()), 3*patience)

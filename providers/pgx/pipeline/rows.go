@@ -80,6 +80,7 @@ var noRows, _ = pgx.FailedBatchResults(&pgx.Batch{}, errors.New("pipeline: not a
 // NewRows makes rows of a result, which they then own.
 func NewRows(r Result) *Rows {
 	columns := r.columns()
+	r.codec.values = r.codec.values[:0] // those of somebody else's row
 	return &Rows{Rows: noRows, result: r, left: r.rows, columns: columns, fields: columns.Fields}
 }
 
@@ -130,9 +131,10 @@ func (r *Rows) Scan(dest ...any) error {
 	if r.closed {
 		return r.orClosed()
 	}
+	around := r.scanning // a Scanner of the application can read its own row
 	r.scanning = true
 	err := r.columns.Scan(r, r.result.codec.values, dest)
-	r.scanning = false
+	r.scanning = around
 	return r.fail(err)
 }
 
@@ -181,6 +183,9 @@ func (r *Rows) finish(err error) {
 	}
 	r.Finished = nil
 }
+
+// Closed reports whether there is nothing more to read.
+func (r *Rows) Closed() bool { return r.closed }
 
 // Err is what went wrong. It is known for certain once the rows are closed.
 func (r *Rows) Err() error { return r.err }
