@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"net"
 	"strings"
@@ -18,6 +19,25 @@ type found struct {
 	hosts []Host
 	err   error
 	on    []providers.Querier // what it was asked with
+}
+
+func (f *found) Discover(_ context.Context, primary providers.Querier) ([]Host, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.on = append(f.on, primary)
+	return f.hosts, f.err
+}
+
+func (f *found) answer(err error, hosts ...Host) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hosts, f.err = hosts, err
+}
+
+func (f *found) asked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.on)
 }
 
 // Hosts come and go while the handle is open; a discovery that fails changes nothing.

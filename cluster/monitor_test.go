@@ -7,8 +7,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/pgkeel/pgkeel/providers"
 )
 
 // A primary dies, and a standby is promoted a while later.
@@ -212,25 +210,6 @@ func TestBlackHoleDelaysNobody(t *testing.T) {
 			t.Errorf("%d looks at the one that hangs", n)
 		}
 	})
-}
-
-func (f *found) Discover(_ context.Context, primary providers.Querier) ([]Host, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.on = append(f.on, primary)
-	return f.hosts, f.err
-}
-
-func (f *found) answer(err error, hosts ...Host) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.hosts, f.err = hosts, err
-}
-
-func (f *found) asked() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.on)
 }
 
 // What an error says of the servers.

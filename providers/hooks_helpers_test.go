@@ -2,6 +2,9 @@ package providers_test
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pgkeel/pgkeel/providers"
@@ -18,6 +21,29 @@ func allEvents() []providers.HookEvent {
 
 // journal writes down what hooks see.
 type journal struct{ lines []string }
+
+func (j *journal) addf(format string, args ...any) {
+	j.lines = append(j.lines, fmt.Sprintf(format, args...))
+}
+
+func (j *journal) hook(name string, events ...providers.HookEvent) providers.Hook {
+	return providers.Hook{
+		Name: name, Events: events,
+		Before: func(ctx context.Context, info *providers.HookInfo) context.Context {
+			j.addf("before %s %s", name, info.Event)
+			return ctx
+		},
+		After: func(_ context.Context, info *providers.HookInfo) { j.addf("after %s %s", name, info.Event) },
+	}
+}
+
+func (j *journal) want(t *testing.T, lines ...string) {
+	t.Helper()
+	if !slices.Equal(j.lines, lines) {
+		t.Errorf("got\n  %s\nwant\n  %s", strings.Join(j.lines, "\n  "), strings.Join(lines, "\n  "))
+	}
+	j.lines = nil
+}
 
 func manager(t testing.TB, hooks ...providers.Hook) *providers.HookManager {
 	t.Helper()
