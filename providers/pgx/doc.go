@@ -44,6 +44,7 @@
 //	use.go          one user at a time
 //	transaction.go  transactions
 //	start.go        transactions that begin with a statement
+//	commit.go       how they end, and what became of them
 //	expiry.go       the end of a transaction's time
 //	savepoint.go    transactions inside of them
 //	batch.go        batches as pgx has them
