@@ -60,6 +60,9 @@ var dirtFunctions = map[string]bool{
 	"pg_settings": true, // nor is this: an UPDATE of it is a SET
 }
 
+// tableFollows are the words that TEMP can follow in SELECT INTO.
+var tableFollows = map[string]bool{"into": true, "local": true, "global": true}
+
 // classify tells what a statement, or several, may leave behind in the session.
 // A false alarm costs a round trip, a miss leaks state: functions are looked for
 // everywhere, also in literals and comments. What a function of the application
@@ -89,10 +92,12 @@ func classify(sql string) dirt {
 			d |= copiesIn
 		case dirtFunctions[word]:
 			d |= dirtState
-		case (word == "temp" || word == "temporary") && (first == "create" || previous == "into"):
+		case (word == "temp" || word == "temporary") && (first == "create" || tableFollows[previous]):
 			d |= dirtState
 		}
-		previous = word
+		if !quoted { // a comment can be anywhere
+			previous = word
+		}
 	}
 	over()
 	if strings.Contains(sql, `&"`) { // U&"\0073et_config" is a name as well
