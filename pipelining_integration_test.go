@@ -1,6 +1,7 @@
 package pgkeel_test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -128,5 +129,57 @@ func TestWithPipelinedChoosesForACall(t *testing.T) {
 	}
 	if _, err := pgkeel.Open(t.Context(), "", pgkeel.WithProfile(pgkeel.ProfilePgBouncer), pgkeel.WithPipelining(pgkeel.Pipelining{})); err == nil {
 		t.Error("pipelining behind PgBouncer is taken")
+	}
+}
+
+// What a call chain writes beside its own transaction cannot end up behind somebody
+// who waits for that.
+func TestPipelinedBesideItsOwnTransaction(t *testing.T) {
+	db := openDB(t,
+		pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: 10}),
+		pgkeel.WithPipelining(pgkeel.Pipelining{Connections: 1, ReadConnections: 1}))
+	mustExec(t, db, `create table t (n int); create table log (n int); insert into t values (1)`)
+	const update, note = `update t set n = n + $1`, `insert into log values ($1)`
+	pipelined := func(do func()) bool {
+		before := db.Stats().Pipeline.Statements
+		do()
+		return db.Stats().Pipeline.Statements > before
+	}
+	eventually(t, "writes and reads are pipelined", func() bool {
+		return pipelined(func() { mustExec(t, db, update, 1); mustExec(t, db, note, 1) }) &&
+			pipelined(func() { value[int](t, db.Reader(), `select 1`) })
+	})
+	var others sync.WaitGroup
+	err := db.RunTx(t.Context(), func(ctx context.Context, tx pgkeel.Tx) error {
+		if pipelined(func() { mustExecIn(ctx, t, db, note, 2) }) {
+			t.Error("a write beside a transaction was pipelined")
+		}
+		if !pipelined(func() { _, _ = db.Reader().Exec(ctx, `select 1`) }) {
+			t.Error("a read beside a transaction was not pipelined")
+		}
+		if _, err := tx.Exec(ctx, update, 1); err != nil {
+			return err
+		}
+		for range 5 {
+			others.Go(func() { mustExec(t, db, update, 1) }) // waits for the transaction
+			mustExecIn(ctx, t, db, note, 3)
+		}
+		return nil
+	})
+	others.Wait()
+	if err != nil {
+		t.Error(err)
+	}
+	if n := value[int](t, db, `select count(*)::int from log where n = 3`); n != 5 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+func mustExecIn(ctx context.Context, t *testing.T, db *pgkeel.DB, sql string, args ...any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if _, err := db.Exec(ctx, sql, args...); err != nil {
+		t.Errorf("%s: %v", sql, err)
 	}
 }

@@ -57,6 +57,11 @@ func WithHeld(ctx context.Context, pool Pool) context.Context {
 	return context.WithValue(ctx, heldKey{pool}, Held(ctx, pool)+1)
 }
 
+// HeldKey is what a context has a value under where its call chain holds connections
+// of the pool. It is for a pool that asks so often that a key each time costs too much;
+// others use [Held].
+func HeldKey(pool Pool) any { return heldKey{pool} }
+
 // WithoutHeld returns a context that holds nothing, for what a call chain starts and
 // does not wait for.
 func WithoutHeld(ctx context.Context) context.Context { return holdingNothing{ctx} }

@@ -24,6 +24,8 @@ type pipelined struct {
 	pool    *Pool
 	engine  *pipeline.Engine
 	traffic providers.PipelineTraffic
+	// held is what a context tells by that it belongs to a transaction of the pool.
+	held any
 	// conn is what the user's tracer is shown: the newest connection, which
 	// nobody can run anything on.
 	conn atomic.Pointer[pgx.Conn]
@@ -42,11 +44,21 @@ const (
 // roundTrips is how many are measured, of which the shortest counts.
 const roundTrips = 3
 
+// checkPipelining refuses to pipeline where the DSN wants no statement to have a
+// name.
+func checkPipelining(c providers.Config, mode pgx.QueryExecMode) error {
+	if c.Pipelining == nil || mode == pgx.QueryExecModeCacheStatement {
+		return nil
+	}
+	return &providers.ConfigError{Field: "Pipelining", Problem: fmt.Sprintf(
+		"prepares statements under names, which the DSN's default_query_exec_mode (%s) is there to avoid; leave one of the two out", mode)}
+}
+
 func (p *Pool) newPipelined() *pipelined {
 	if p.cfg.Pipelining == nil {
 		return nil
 	}
-	pl := &pipelined{pool: p, traffic: p.cfg.Pipelining.Traffic}
+	pl := &pipelined{pool: p, traffic: p.cfg.Pipelining.Traffic, held: providers.HeldKey(p)}
 	o := pipelineOptions(*p.cfg.Pipelining, p.pool.Config())
 	if p.readsOnly {
 		o.Connections, o.ReadConnections = 0, o.Connections+o.ReadConnections
@@ -76,7 +88,7 @@ func pipelineOptions(c providers.Pipelining, pc *pgxpool.Config) pipeline.Option
 		Connections: int(c.Connections), ReadConnections: int(c.ReadConnections),
 		MaxInFlight: int(c.MaxInFlight), MaxGroup: int(c.MaxGroup),
 		MaxRequestBytes: pipelineRequestBytes, MaxResultBytes: int(c.MaxResultBytes),
-		MaxStatements: pipelineStatements, SlowAfter: c.SlowAfter,
+		MaxStatements: pipelineStatements, SlowAfter: min(c.SlowAfter, forEver),
 		MaxLifetime: pc.MaxConnLifetime, MaxIdleTime: pc.MaxConnIdleTime,
 	}
 }
@@ -112,6 +124,9 @@ func (pl *pipelined) connect(ctx context.Context, readOnly bool) (*pipeline.Sess
 	return s, nil
 }
 
+// sessionLimitSQL asks for the session's own limit in milliseconds.
+const sessionLimitSQL = "select (1000 * extract(epoch from current_setting('statement_timeout')::interval))::int8"
+
 // adopt readies a new connection and takes it out of the driver's hands.
 func (pl *pipelined) adopt(ctx context.Context, conn *pgx.Conn) (*pipeline.Session, error) {
 	epoch := epochOf(conn)
@@ -122,7 +137,7 @@ func (pl *pipelined) adopt(ctx context.Context, conn *pgx.Conn) (*pipeline.Sessi
 	s := &pipeline.Session{PID: pidOf(conn), Types: conn.TypeMap(), Cancel: conn.PgConn().CancelRequest, Evicted: epoch.over}
 	for range roundTrips {
 		begin := time.Now()
-		err := conn.QueryRow(ctx, "select current_setting('statement_timeout')", pgx.QueryExecModeSimpleProtocol).Scan(&s.StatementTimeout)
+		err := conn.QueryRow(ctx, sessionLimitSQL, pgx.QueryExecModeSimpleProtocol).Scan(&s.StatementTimeout)
 		if err != nil {
 			return nil, err
 		}
@@ -172,7 +187,7 @@ func (pl *pipelined) statement(ctx context.Context, sql string, args []any, scop
 		return st, false
 	}
 	st = pipeline.Statement{SQL: sql, Args: args, ReadOnly: pl.pool.readsOnly || providers.IsReadOnly(ctx)}
-	if !pl.wants(ctx, st.ReadOnly) || changesMeaning(scope, nil) {
+	if !pl.wants(ctx, st.ReadOnly) || changesMeaning(scope, nil) || !st.ReadOnly && pl.mayLock(ctx) {
 		return st, false
 	}
 	if len(args) > 0 {
@@ -202,6 +217,13 @@ func (pl *pipelined) wants(ctx context.Context, readOnly bool) bool {
 	default:
 		return false
 	}
+}
+
+// mayLock reports a statement beside a transaction of the same call chain. A write
+// ahead of it that wants a lock of that transaction would have it wait for itself,
+// unseen by the server.
+func (pl *pipelined) mayLock(ctx context.Context) bool {
+	return ctx.Value(pl.held) != nil && pl.room() > 0
 }
 
 // rewrite resolves named arguments. It reports false for all other options of
@@ -247,8 +269,15 @@ func isShareable(sql string) bool {
 
 // do runs a statement. Where it returns pipeline.ErrElsewhere, nothing was done
 // that running it on a connection of the pool would do twice.
-func (pl *pipelined) do(ctx context.Context, op string, st pipeline.Statement) (pipeline.Result, error) {
+func (pl *pipelined) do(ctx context.Context, op string, st pipeline.Statement, firing *providers.Firing) (pipeline.Result, error) {
+	panicking := firing != nil
+	defer func() {
+		if panicking { // as an argument of the application can
+			firing.End(0, errPanicked)
+		}
+	}()
 	result, err := pl.engine.Do(ctx, st)
+	panicking = false
 	if err != nil {
 		if errors.Is(err, pipeline.ErrElsewhere) {
 			return pipeline.Result{}, err
@@ -296,8 +325,8 @@ func (pl *pipelined) query(ctx context.Context, sql string, args []any, scope []
 	}
 	defer leaveGate(gate)
 	ctx, firing := pl.pool.startHook(ctx, providers.EventQuery, sql, 0)
-	traced := pl.trace(ctx, sql, args)
-	result, err := pl.do(traced.ctx, opQuery, st)
+	traced := pl.trace(ctx, &st, sql, args)
+	result, err := pl.do(ctx, opQuery, st, firing)
 	if err != nil {
 		traced.end(pgconn.CommandTag{}, err)
 		if !isElsewhere(err) {
@@ -306,7 +335,7 @@ func (pl *pipelined) query(ctx context.Context, sql string, args []any, scope []
 		return failedRows(err), ctx, firing, err
 	}
 	rows := pipeline.NewRows(result)
-	if firing != nil || traced.tracer != nil {
+	if firing != nil || traced != nil {
 		rows.Finished = func(tag pgconn.CommandTag, err error) {
 			traced.end(tag, err)
 			firing.End(tag.RowsAffected(), err)
@@ -342,9 +371,9 @@ func (pl *pipelined) exec(ctx context.Context, sql string, args []any, scope []p
 	}
 	defer leaveGate(gate)
 	ctx, firing := pl.pool.startHook(ctx, providers.EventExec, sql, 0)
-	traced := pl.trace(ctx, sql, args)
+	traced := pl.trace(ctx, &st, sql, args)
 	st.NoRows = true
-	result, err := pl.do(traced.ctx, opExec, st)
+	result, err := pl.do(ctx, opExec, st, firing)
 	var tag pgconn.CommandTag
 	if err == nil {
 		tag, err = result.Tag(), result.Err()
@@ -360,25 +389,32 @@ func (pl *pipelined) exec(ctx context.Context, sql string, args []any, scope []p
 
 func isElsewhere(err error) bool { return err != nil && errors.Is(err, pipeline.ErrElsewhere) }
 
-// traced is a statement that the user's tracer follows.
+// traced is a statement that the user's tracer follows. A nil one follows nothing.
 type traced struct {
-	ctx    context.Context //nolint:containedctx // that of the statement
+	ctx    context.Context //nolint:containedctx // that of the statement; nil until it is sent
 	tracer pgx.QueryTracer
 	conn   *pgx.Conn
 }
 
-// trace tells the user's tracer of a statement. One that then runs elsewhere is
-// told of again: a tracer observes what happens on connections.
-func (pl *pipelined) trace(ctx context.Context, sql string, args []any) traced {
-	t, conn := pl.pool.cfg.Tracer, pl.conn.Load()
-	if t == nil || conn == nil {
-		return traced{ctx: ctx}
+// trace has the user's tracer told of a statement once it is sent. One that was,
+// and then runs elsewhere, is told of again: a tracer observes what happens on
+// connections.
+func (pl *pipelined) trace(ctx context.Context, st *pipeline.Statement, sql string, args []any) *traced {
+	if pl.pool.cfg.Tracer == nil {
+		return nil
 	}
-	return traced{t.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: sql, Args: args}), t, conn}
+	t := &traced{tracer: pl.pool.cfg.Tracer}
+	st.Sending = func() {
+		if t.ctx == nil {
+			t.conn = pl.conn.Load()
+			t.ctx = t.tracer.TraceQueryStart(ctx, t.conn, pgx.TraceQueryStartData{SQL: sql, Args: args})
+		}
+	}
+	return t
 }
 
-func (t traced) end(tag pgconn.CommandTag, err error) {
-	if t.tracer != nil {
+func (t *traced) end(tag pgconn.CommandTag, err error) {
+	if t != nil && t.ctx != nil {
 		t.tracer.TraceQueryEnd(t.ctx, t.conn, pgx.TraceQueryEndData{CommandTag: tag, Err: err})
 	}
 }

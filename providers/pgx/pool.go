@@ -82,6 +82,9 @@ func Open(ctx context.Context, cfg providers.Config) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkPipelining(cfg, pc.ConnConfig.DefaultQueryExecMode); err != nil {
+		return nil, err
+	}
 	p := newPool(cfg, pc)
 	if p.pool, err = pgxpool.NewWithConfig(withoutStartup(ctx), pc); err != nil {
 		return nil, err

@@ -92,12 +92,14 @@ func newConn(e *Engine, s *Session, readOnly bool) *conn {
 // reports false when the connection takes no more.
 func (c *conn) submit(r *request) bool {
 	c.mu.Lock()
-	if !c.takes(r) {
+	size := c.sizeOf(r)
+	if !c.takes(size) {
 		c.mu.Unlock()
 		return false
 	}
+	r.size = size
 	c.queue = append(c.queue, r)
-	c.bytes += r.size
+	c.bytes += size
 	c.load.Add(1)
 	lead := !c.writing
 	c.writing = true
@@ -108,20 +110,32 @@ func (c *conn) submit(r *request) bool {
 	return true
 }
 
+// hasRoom reports whether a request would be taken now.
+func (c *conn) hasRoom(r *request) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.takes(c.sizeOf(r))
+}
+
+// sizeOf is a request's size, with what it takes to prepare its statement here.
+func (c *conn) sizeOf(r *request) int {
+	if r.kind == kindExec {
+		if _, known := c.prepared[r.statement]; !known {
+			return r.size + len(r.statement.sql)
+		}
+	}
+	return r.size
+}
+
 // takes reports whether there is room for a request. The limit on bytes is what
 // keeps a flush from ever blocking: that much always fits into the socket's
 // buffer, so a server that does not read holds up nobody.
-func (c *conn) takes(r *request) bool {
+func (c *conn) takes(size int) bool {
 	if c.err != nil || c.retired.Load() {
 		return false
 	}
-	if r.kind == kindExec {
-		if _, known := c.prepared[r.statement]; !known {
-			r.size += len(r.statement.sql)
-		}
-	}
 	o := &c.engine.opts
-	return int(c.load.Load()) < o.MaxInFlight && (c.bytes == 0 || c.bytes+r.size <= o.MaxRequestBytes)
+	return int(c.load.Load()) < o.MaxInFlight && (c.bytes == 0 || c.bytes+size <= o.MaxRequestBytes)
 }
 
 // flushesByCaller is how often a caller flushes what others queued before it
@@ -228,18 +242,21 @@ func (c *conn) compose(now time.Duration) {
 	for len(queue) > 0 {
 		seg := c.newSegment()
 		seg.sent = now
-		n := 0
+		n, statements := 0, 0
 		if c.limited(queue[0]) {
 			n = c.groupOf(queue)
 			for _, r := range queue[:n] {
 				out = c.append(out, seg, r)
+			}
+			if queue[0].kind == kindExec { // all else is alone
+				statements = n
 			}
 		} else {
 			out = c.appendLimit(out, seg, queue[0])
 		}
 		out = appendSync(out)
 		c.inflight = append(c.inflight, seg)
-		c.engine.stats.composed(n, len(c.inflight))
+		c.engine.stats.composed(statements, len(c.inflight))
 		queue = queue[n:]
 		seg.last = len(queue) == 0
 	}
@@ -305,6 +322,9 @@ func (c *conn) giveUp(ctx context.Context, r *request) error {
 		c.queue = slices.Delete(c.queue, i, i+1)
 		c.bytes -= r.size
 		c.load.Add(-1)
+		if r.kind == kindPing {
+			c.checking = false
+		}
 		c.mu.Unlock()
 		r.recycle()
 		return &NotSentError{ctx.Err()}

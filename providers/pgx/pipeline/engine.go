@@ -21,8 +21,8 @@ type Session struct {
 	PID uint32
 	// Types are those that are registered for the connection.
 	Types *pgtype.Map
-	// StatementTimeout is the session's own, as set_config takes it.
-	StatementTimeout string
+	// StatementTimeout is the session's own, in milliseconds; 0 for none.
+	StatementTimeout int64
 	// RoundTrip is how long one took while connecting, at most.
 	RoundTrip time.Duration
 	// Cancel asks the server to stop what the session does.
@@ -106,6 +106,9 @@ type Statement struct {
 	// Settings are names and values in turns, in force for this statement only.
 	// None of them may change what names in the statement mean.
 	Settings []string
+	// Sending runs right before the statement is sent, each time that it is.
+	// Optional.
+	Sending func()
 }
 
 // Engine shares connections among concurrent callers. It is safe for
@@ -178,7 +181,10 @@ func (e *Engine) Do(ctx context.Context, st Statement) (Result, error) {
 		if err != nil {
 			return Result{}, err
 		}
-		if r == nil || r.verdict == skipped {
+		if r == nil {
+			continue
+		}
+		if r.verdict == skipped {
 			e.stats.again.Add(1)
 			continue
 		}
@@ -222,7 +228,8 @@ func (e *Engine) try(ctx context.Context, st Statement, solo bool) (*request, er
 		e.stats.full.Add(1)
 		return nil, ErrElsewhere
 	}
-	if s == nil {
+	known := s != nil && !s.isDoubted()
+	if !known {
 		var err error
 		if s, err = e.describe(ctx, c, st.SQL); s == nil || err != nil {
 			return nil, err
@@ -232,10 +239,24 @@ func (e *Engine) try(ctx context.Context, st Statement, solo bool) (*request, er
 	r.kind, r.statement, r.noRows, r.solo = kindExec, s, st.NoRows, solo
 	if err := e.encode(r, s, st.Args); err != nil {
 		r.recycle()
+		if known && isMisfit(err) {
+			s.doubted.Store(true)
+			return nil, nil
+		}
 		return nil, err
 	}
-	e.limit(ctx, r, st.Settings)
+	e.limit(ctx, c, r, st.Settings)
+	if st.Sending != nil && c.hasRoom(r) {
+		st.Sending()
+	}
 	return e.send(ctx, c, r)
+}
+
+// isMisfit reports arguments that cannot be encoded as what the statement was
+// described for.
+func isMisfit(err error) bool {
+	var notSent *NotSentError
+	return !errors.Is(err, ErrElsewhere) && !errors.As(err, &notSent)
 }
 
 // send submits a request and waits for its end.
@@ -276,13 +297,15 @@ func (e *Engine) encode(r *request, s *statement, args []any) error {
 	return nil
 }
 
-// limit writes the settings and what is left of the deadline on a request.
-func (e *Engine) limit(ctx context.Context, r *request, settings []string) {
+// limit writes the settings and what is left of the deadline on a request. Of two
+// limits the shorter one counts.
+func (e *Engine) limit(ctx context.Context, c *conn, r *request, settings []string) {
 	if deadline, ok := ctx.Deadline(); ok {
-		r.limit = limitFor(time.Until(deadline))
-		if len(settings) == 2 && settings[0] == statementTimeout {
-			return // says the same
+		left := time.Until(deadline)
+		if r.limit = limitFor(left); c.session.StatementTimeout > 0 && c.session.StatementTimeout <= r.limit {
+			r.limit = 0
 		}
+		settings = within(settings, left)
 	}
 	r.settings = settings
 	for i := 0; i < len(settings); i += 2 {
@@ -291,12 +314,13 @@ func (e *Engine) limit(ctx context.Context, r *request, settings []string) {
 	}
 }
 
-// codec is one that nobody else uses.
+// codec is one that nobody else uses, with the types of the newest connection.
 func (e *Engine) codec() *codec {
-	if c, ok := e.codecs.Get().(*codec); ok {
+	types := e.types.Load()
+	if c, ok := e.codecs.Get().(*codec); ok && c.source == types {
 		return c
 	}
-	return &codec{types: e.types.Load().Copy()}
+	return &codec{source: types, types: types.Copy()}
 }
 
 // describe has a connection prepare a statement and learns what it takes and
@@ -305,15 +329,17 @@ func (e *Engine) describe(ctx context.Context, c *conn, sql string) (*statement,
 	r := requests.Get().(*request)
 	s := &statement{sql: sql, name: e.statements.name()}
 	r.kind, r.statement, r.size = kindDescribe, s, len(sql)
-	e.limit(ctx, r, nil)
+	e.limit(ctx, c, r, nil)
 	if r.size > e.opts.MaxRequestBytes {
 		r.recycle()
 		return nil, ErrElsewhere
 	}
 	r, err := e.send(ctx, c, r)
 	switch {
-	case err != nil:
+	case err != nil && !isMisfit(err):
 		return nil, err
+	case err != nil: // nothing was executed
+		return nil, &NotSentError{err}
 	case r.verdict != answered:
 		r.recycle()
 		return nil, nil
@@ -325,7 +351,13 @@ func (e *Engine) describe(ctx context.Context, c *conn, sql string) (*statement,
 	s.fields = r.fields
 	r.recycle()
 	e.chooseFormats(s)
+	old := e.statements.get(sql)
 	c.mu.Lock()
+	if old != nil && old.isLike(s) {
+		c.forget = append(c.forget, s.name)
+		c.mu.Unlock()
+		return old, nil
+	}
 	c.prepared[s] = struct{}{}
 	c.mu.Unlock()
 	for _, old := range e.statements.put(s) {

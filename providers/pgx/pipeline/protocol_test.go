@@ -39,7 +39,7 @@ func (s *scripted) dial(ctx context.Context, _ bool) (*Session, error) {
 	}
 	s.peers.Go(func() { s.serve(theirs) })
 	return &Session{
-		Conn: ours, Types: pgtype.NewMap(), StatementTimeout: "0", RoundTrip: time.Millisecond,
+		Conn: ours, Types: pgtype.NewMap(), RoundTrip: time.Millisecond,
 		Cancel: func(context.Context) error { return nil }, Evicted: func() bool { return false },
 		Close: func() { _ = ours.Close() },
 	}, nil
@@ -158,6 +158,32 @@ func TestBrokenProtocol(t *testing.T) {
 			if why := <-s.heard; !strings.Contains(why.Error(), tc.reason) {
 				t.Errorf("the reason is %v", why)
 			}
+		})
+	}
+}
+
+// A caller who gives up while the server only looks at the statement hears that
+// nothing was sent; once it is to be executed, nobody knows.
+func TestGivenUp(t *testing.T) {
+	described := bytesOf(t, &pgproto3.ParseComplete{}, &pgproto3.ParameterDescription{}, &pgproto3.NoData{}, &pgproto3.ReadyForQuery{TxStatus: 'I'})
+	silence := []byte{}
+	for name, tc := range map[string]struct {
+		answers [][]byte
+		notSent bool
+	}{
+		"while it is described": {[][]byte{silence}, true},
+		"while it is executed":  {[][]byte{described, silence}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, _ := scriptedEngine(t, tc.answers...)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer time.AfterFunc(50*time.Millisecond, cancel).Stop()
+			_, err := e.Do(ctx, Statement{SQL: "update t set n = 1"})
+			var notSent *NotSentError
+			if !errors.Is(err, context.Canceled) || errors.As(err, &notSent) != tc.notSent {
+				t.Errorf("%v", err)
+			}
+			e.Evict() // nobody else will end it
 		})
 	}
 }

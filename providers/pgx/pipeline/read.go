@@ -245,6 +245,8 @@ func (c *conn) handle(kind byte, body []byte) error {
 	switch kind {
 	case msgParseComplete:
 		o.prepared = true
+	case msgBindComplete:
+		o.bound = true
 	case msgDataRow:
 		if o.req != nil && body != nil {
 			o.req.addRow(body)
@@ -287,18 +289,26 @@ func (o *op) describeParameters(body []byte) error {
 
 // describeRows notes what a statement returns on this connection.
 func (c *conn) describeRows(o *op, kind byte, body []byte) error {
-	if o.req == nil {
+	if o.setter != nil {
 		return nil
 	}
+	var fields []pgconn.FieldDescription
 	if kind == msgRowDescription {
 		var msg pgproto3.RowDescription
 		if err := msg.Decode(body); err != nil {
 			return err
 		}
-		o.req.fields = decode.Fields(&msg)
+		fields = decode.Fields(&msg)
+	}
+	o.changed = o.prepares != nil && !o.prepares.returns(fields)
+	if o.req == nil {
+		return nil
 	}
 	if o.req.kind == kindDescribe {
 		c.seg.at++ // nothing is executed
+	}
+	if o.req.kind == kindDescribe || o.changed {
+		o.req.fields = fields
 	}
 	return nil
 }
@@ -355,19 +365,35 @@ func (c *conn) settle(seg *segment, i int, took time.Duration) (stale *statement
 	if o.prepares != nil && !o.prepared {
 		delete(c.prepared, o.prepares)
 	}
+	if o.setter != nil && i == seg.at && seg.err != nil && isStale(seg.err) {
+		c.forgets(o.setter)
+	}
+	if o.changed {
+		stale = o.prepares
+	}
 	if o.req == nil {
-		return nil
+		return stale
 	}
 	c.load.Add(-1)
 	v, err := seg.verdictOf(i, c.readOnly)
-	if err != nil && c.suspect > 0 && err.Code == codeQueryCanceled {
-		v, err = skipped, nil // by a limit that was not its own
-	}
-	if err != nil && o.req.kind == kindExec && (isStale(err) || mayBeStale(err)) {
-		if isStale(err) {
-			v = skipped // the server found out before it ran anything
+	switch {
+	case err == nil:
+		if o.changed && c.readOnly {
+			v = skipped // what is new may have another format
 		}
-		stale = o.req.statement
+	case c.suspect > 0 && err.Code == codeQueryCanceled:
+		v, err = skipped, nil // by a limit that was not its own
+	case o.req.kind != kindExec:
+	case seg.failedSettings():
+		if isStale(err) {
+			v = skipped
+		}
+	case o.isEarly(err):
+		v, stale = skipped, o.req.statement
+	case mayBeStale(err) || !o.bound && strings.HasPrefix(err.Code, "22"):
+		o.req.statement.doubted.Store(true)
+	}
+	if stale != nil {
 		c.forgets(stale)
 	}
 	if o.req.statement != nil && o.req.statement.gone.Load() {
@@ -414,17 +440,20 @@ func (s *segment) verdictOf(i int, readOnly bool) (verdict, *pgconn.PgError) {
 		return answered, nil
 	case s.at == len(s.ops) && len(s.ops) > 1 && readOnly:
 		return skipped, nil // whose it is, only a run by itself can tell
-	case i == s.at || s.at == len(s.ops) || s.ops[s.at].setting && i == s.firstBehind():
+	case i == s.at || s.at == len(s.ops) || s.failedSettings() && i == s.firstBehind():
 		return answered, s.err
 	default:
 		return skipped, nil
 	}
 }
 
+// failedSettings reports that settings failed, and not the statement behind them.
+func (s *segment) failedSettings() bool { return s.at < len(s.ops) && s.ops[s.at].setter != nil }
+
 // firstBehind is the first request behind settings that failed: they were its.
 func (s *segment) firstBehind() int {
 	i := s.at
-	for i < len(s.ops) && s.ops[i].setting {
+	for i < len(s.ops) && s.ops[i].setter != nil {
 		i++
 	}
 	return i
@@ -446,6 +475,9 @@ const (
 	codeDuplicateStatement  = "42P05"
 )
 
+// codeProtocolViolation is also that of columns whose formats were not asked for.
+const codeProtocolViolation = "08P01"
+
 // codeQueryCanceled is the SQLSTATE of a statement that a limit ended.
 const codeQueryCanceled = "57014"
 
@@ -454,9 +486,15 @@ func isStale(err *pgconn.PgError) bool {
 		err.Code == codeFeatureNotSupported && err.Routine == "RevalidateCachedQuery" && err.Where == ""
 }
 
+// isEarly reports an error from before a statement ran, due to what is known of it.
+func (o *op) isEarly(err *pgconn.PgError) bool {
+	return isStale(err) || o.changed && err.Code == codeProtocolViolation || o.prepares != nil && !o.prepared && mayBeStale(err)
+}
+
 // mayBeStale reports an error that can be due to what was described, such as the
-// types of arguments for columns that have others now. The caller has the error, and
-// the next one a new description. A lack of privileges is not of that kind.
+// types of arguments for columns that have others now. So can one of the class of
+// wrong values, before they were taken. The caller has the error, and the next one
+// has the statement described once more. A lack of privileges is not of that kind.
 func mayBeStale(err *pgconn.PgError) bool {
 	return strings.HasPrefix(err.Code, "42") && err.Code != codeInsufficientPrivilege
 }

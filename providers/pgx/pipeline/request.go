@@ -3,6 +3,7 @@ package pipeline
 import (
 	"encoding/binary"
 	"math"
+	"strconv"
 	"sync"
 	"time"
 
@@ -122,7 +123,9 @@ func (r *request) addRow(body []byte) {
 // codec encodes arguments and decodes results. A type map is for one goroutine
 // at a time, so each call in progress has a codec of its own.
 type codec struct {
-	types   *pgtype.Map
+	// types are a copy of source.
+	source, types *pgtype.Map
+
 	builder pgx.ExtendedQueryBuilder
 	// columns are those of the statement whose rows were read last, with how; values
 	// those of the row at hand.
@@ -163,6 +166,26 @@ func appendTextBind(dst []byte, name string, args []string) []byte {
 	}
 	dst, _ = bind.Encode(dst)
 	return dst
+}
+
+// within is settings of which none gives more time than is left of a deadline. One
+// that says the same, and nothing else does, is left out: the session's limit serves.
+func within(settings []string, left time.Duration) []string {
+	for i := 0; i < len(settings); i += 2 {
+		if settings[i] != statementTimeout {
+			continue
+		}
+		most := max(1, int64((left+time.Millisecond-1)/time.Millisecond))
+		ms, err := strconv.ParseInt(settings[i+1], 10, 64)
+		if err != nil || ms > 0 && ms < most {
+			continue
+		}
+		if len(settings) == 2 {
+			return nil
+		}
+		settings[i+1] = strconv.FormatInt(most, 10)
+	}
+	return settings
 }
 
 // limitFor is the statement_timeout for what is left of a deadline, in

@@ -11,12 +11,15 @@ import (
 type op struct {
 	// req is whose it is; nil for settings, and for what was moved elsewhere.
 	req *request
-	// setting says that it makes settings for the one behind it.
-	setting bool
+	// setter is the statement that makes settings for the one behind it; nil for
+	// others.
+	setter *statement
 	// prepares is the statement that is prepared ahead of it, prepared that the
-	// server has done so.
-	prepares *statement
-	prepared bool
+	// server has done so, changed that it returns other columns than those known.
+	prepares          *statement
+	prepared, changed bool
+	// bound says that the server has taken the arguments.
+	bound bool
 }
 
 // segment is what stands between two Syncs: one implicit transaction. Something
@@ -93,18 +96,18 @@ func (c *conn) appendLimit(out []byte, seg *segment, r *request) []byte {
 	c.limit = r.limit
 	value := c.session.StatementTimeout
 	if r.limit > 0 {
-		value = strconv.FormatInt(r.limit, 10)
+		value = r.limit
 	}
 	s := c.engine.limiter
 	seg.limits = true
-	return c.appendExec(out, seg, op{setting: true}, s, appendTextBind(nil, s.name, []string{value}))
+	return c.appendExec(out, seg, op{setter: s}, s, appendTextBind(nil, s.name, []string{strconv.FormatInt(value, 10)}))
 }
 
 // appendSettings adds the statement that makes settings, names and values in
 // turns.
 func (c *conn) appendSettings(out []byte, seg *segment, settings []string) []byte {
 	s := c.engine.setters[len(settings)/2]
-	return c.appendExec(out, seg, op{setting: true}, s, appendTextBind(nil, s.name, settings))
+	return c.appendExec(out, seg, op{setter: s}, s, appendTextBind(nil, s.name, settings))
 }
 
 // appendExec adds a statement, prepared first where this connection has not.

@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -19,7 +21,7 @@ func FuzzSegments(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, readOnly bool, count, group int) {
 		group = 1 + int(uint(group)%100)
 		e := &Engine{setters: setters(), limiter: newLimiter(), opts: Options{MaxGroup: group}}
-		c := &conn{engine: e, readOnly: readOnly, session: &Session{StatementTimeout: "0"}, prepared: map[*statement]struct{}{}}
+		c := &conn{engine: e, readOnly: readOnly, session: &Session{}, prepared: map[*statement]struct{}{}}
 		r := rand.New(rand.NewPCG(seed, 1))
 		var queue []*request
 		for i := range min(max(count, 0), 300) {
@@ -68,7 +70,7 @@ func FuzzSegments(f *testing.F) {
 }
 
 func TestVerdictsOfASegment(t *testing.T) {
-	settings, a, b, d := op{setting: true}, op{req: &request{}}, op{req: &request{}}, op{req: &request{}}
+	settings, a, b, d := op{setter: &statement{}}, op{req: &request{}}, op{req: &request{}}, op{req: &request{}}
 	failed := &pgconn.PgError{Code: "22012"}
 	for name, tc := range map[string]struct {
 		ops      []op
@@ -136,5 +138,22 @@ func TestStatementsAreEvictedByAge(t *testing.T) {
 	}
 	if first, second := c.name(), c.name(); first == second {
 		t.Error("a name was given twice")
+	}
+}
+
+// A ping that was given up before it was sent leaves the connection to others.
+func TestPingGivenUpInTheQueue(t *testing.T) {
+	c := &conn{engine: &Engine{}, checking: true}
+	r := requests.Get().(*request)
+	r.kind = kindPing
+	c.queue = append(c.queue, r)
+	c.load.Add(1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.giveUp(ctx, r); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if c.checking || len(c.queue) > 0 || c.load.Load() != 0 {
+		t.Error("others wait for a ping that is not sent")
 	}
 }

@@ -24,8 +24,9 @@ type statement struct {
 	service atomic.Int64
 	// large says that its result once did not fit into the buffer.
 	large atomic.Bool
-	// gone says that it was driven out, or no longer fits.
-	gone atomic.Bool
+	// gone says that it was driven out, or no longer fits, doubted that it may no
+	// longer fit.
+	gone, doubted atomic.Bool
 	// used is when it was last looked up, for the eviction of the oldest.
 	used atomic.Int64
 }
@@ -41,6 +42,25 @@ func (s *statement) formatOf(column int) int16 {
 	default:
 		return 0
 	}
+}
+
+// returns reports whether the statement returns these columns.
+func (s *statement) returns(fields []pgconn.FieldDescription) bool {
+	return slices.EqualFunc(s.fields, fields, func(a, b pgconn.FieldDescription) bool {
+		b.Format = a.Format // that of a description means nothing
+		return a == b
+	})
+}
+
+// isLike reports whether another description of the statement says the same.
+func (s *statement) isLike(other *statement) bool {
+	return slices.Equal(s.paramOIDs, other.paramOIDs) && slices.Equal(s.fields, other.fields) && slices.Equal(s.formats, other.formats)
+}
+
+// isDoubted reports whether the statement is to be described once more, to one of
+// those who ask.
+func (s *statement) isDoubted() bool {
+	return s.doubted.Load() && s.doubted.CompareAndSwap(true, false)
 }
 
 // averageOver is the weight of the moving averages: each value counts for an

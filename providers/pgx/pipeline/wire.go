@@ -12,6 +12,7 @@ import (
 // (notices, notifications, parameters) change nothing for a statement.
 const (
 	msgParseComplete   = '1'
+	msgBindComplete    = '2'
 	msgNoData          = 'n'
 	msgParameters      = 't'
 	msgRowDescription  = 'T'
