@@ -125,6 +125,37 @@ func TestCommitThatIsNotReplicated(t *testing.T) {
 		}
 		mustTx(t, db) // what the connection noted is of that statement only
 	}
+	// One that shares its connection is told by what the server says behind it.
+	shared := openOn(t, nodes.Primary().DSN(""), one(), pgkeel.WithPipelining(pgkeel.Pipelining{Connections: 1}))
+	for name, do := range map[string]func(ctx context.Context) error{
+		"exec":  func(ctx context.Context) error { _, err := shared.Exec(ctx, sql); return err },
+		"query": func(ctx context.Context) error { return shared.QueryRow(ctx, sql).Scan(new(int)) },
+	} {
+		for shared.Stats().Pipeline.Statements == 0 { // until its connection is there
+			if err := do(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := standby.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		before, told := shared.Stats().Pipeline.Statements, make(chan error, 1)
+		go func() { told <- do(t.Context()) }()
+		cancelWait("pg_cancel_backend")
+		err := <-told
+		if err := standby.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(err, pgkeel.ErrUnreplicated) || pgkeel.OutcomeOf(err) != pgkeel.OutcomeUnknown {
+			t.Errorf("pipelined %s: %v, %s", name, err, pgkeel.OutcomeOf(err))
+		}
+		if shared.Stats().Pipeline.Statements == before {
+			t.Errorf("%s was not pipelined", name)
+		}
+		if err := do(t.Context()); err != nil {
+			t.Errorf("%s, with what was said before: %v", name, err)
+		}
+	}
 }
 
 func mustTx(t *testing.T, db *pgkeel.DB) {

@@ -284,7 +284,11 @@ func (pl *pipelined) do(ctx context.Context, op string, st pipeline.Statement, f
 		}
 		return pipeline.Result{}, pl.mapError(ctx, op, err)
 	}
-	if err := result.Err(); err != nil {
+	err = result.Err()
+	if result.Unreplicated() {
+		err = errUnreplicated(ctx, op)
+	}
+	if err != nil {
 		result.SetErr(pl.pool.mapError(ctx, op, err))
 	}
 	return result, nil

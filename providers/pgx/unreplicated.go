@@ -8,15 +8,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/pgx/pipeline"
 )
 
 // A server that is told to stop while a commit waits for its synchronous standby stops
 // the wait, not the commit: it reports success behind a warning. The place in its
 // source tells that warning from others in every language.
-const (
-	unreplicatedKey  = "pgkeel.unreplicated"
-	replicationWaits = "SyncRepWaitForLSN"
-)
+const unreplicatedKey = "pgkeel.unreplicated"
 
 // watchReplication has connections note that warning.
 func watchReplication(cc *pgx.ConnConfig) {
@@ -25,7 +23,7 @@ func watchReplication(cc *pgx.ConnConfig) {
 		return nil
 	}
 	cc.OnNotice = func(conn *pgconn.PgConn, n *pgconn.Notice) {
-		if n.Routine == replicationWaits {
+		if n.Routine == pipeline.ReplicationWaits {
 			unreplicated(conn).Store(true)
 		}
 	}

@@ -77,6 +77,8 @@ type result struct {
 	rows     []byte
 	count    int
 	overflow bool
+	// unreplicated says that its commit stopped waiting for its synchronous standby.
+	unreplicated bool
 }
 
 // alone reports whether a request must have a segment for itself: two tenants

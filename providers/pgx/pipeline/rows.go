@@ -31,6 +31,10 @@ func (r *Result) Tag() pgconn.CommandTag {
 // Err is the server's error, or nil.
 func (r *Result) Err() error { return r.err }
 
+// Unreplicated reports whether the statement's commit stopped waiting for its
+// synchronous standby, so that a failover may lose it.
+func (r *Result) Unreplicated() bool { return r.err == nil && r.unreplicated }
+
 // SetErr replaces the error by one that says more.
 func (r *Result) SetErr(err error) { r.err = err }
 

@@ -34,6 +34,8 @@ type segment struct {
 	last bool
 	// at is the op that the server works on. It is the reader's.
 	at int
+	// unreplicated says that the commit stopped waiting for its synchronous standby.
+	unreplicated bool
 	// err is the server's error, which skipped everything behind at.
 	err *pgconn.PgError
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // The kinds of the server's messages that the engine tells apart. All others
-// (notices, notifications, parameters) change nothing for a statement.
+// (notifications, parameters) change nothing for a statement.
 const (
 	msgParseComplete   = '1'
 	msgBindComplete    = '2'
@@ -19,6 +19,7 @@ const (
 	msgDataRow         = 'D'
 	msgCommandComplete = 'C'
 	msgEmptyQuery      = 'I'
+	msgNotice          = 'N'
 	msgError           = 'E'
 	msgReady           = 'Z'
 )
