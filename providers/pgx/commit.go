@@ -33,7 +33,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 	if t != t.root {
 		return t.release(ctx)
 	}
-	if t.poisons.Load() > 0 {
+	if t.savepoints.IsPoisoned() {
 		return t.abandon(ctx, providers.ErrTxPoisoned)
 	}
 	if ctx.Err() != nil {
@@ -160,9 +160,7 @@ func (t *Tx) Rollback(ctx context.Context) error {
 
 func (t *Tx) rollbackInUse(inUse error) error {
 	if t != t.root {
-		if !t.kept.Swap(true) {
-			t.root.poisons.Add(1)
-		}
+		t.savepoint.Keep()
 		return inUse
 	}
 	t.mu.Lock()

@@ -2,18 +2,12 @@ package pgx
 
 import (
 	"context"
-	"fmt"
-	"slices"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/savepoints"
 )
-
-// maxIdentifier is the longest identifier that PostgreSQL does not cut.
-const maxIdentifier = 63
 
 // Begin starts a savepoint with a name of pgkeel's choice.
 func (t *Tx) Begin(ctx context.Context) (pgx.Tx, error) {
@@ -27,8 +21,8 @@ func (t *Tx) Begin(ctx context.Context) (pgx.Tx, error) {
 // Savepoint starts a savepoint. A name must fit an identifier: not over 63
 // bytes, no NUL, valid UTF-8.
 func (t *Tx) Savepoint(ctx context.Context, name string) (providers.Tx, error) {
-	if len(name) > maxIdentifier || strings.ContainsRune(name, 0) || !utf8.ValidString(name) {
-		return nil, &notSentError{fmt.Errorf("pgkeel: savepoint name of %d bytes: at most %d of UTF-8, without NUL", len(name), maxIdentifier)}
+	if err := savepoints.Check(name); err != nil {
+		return nil, &notSentError{err}
 	}
 	ctx, cancel, err := t.enter(ctx, "savepoint")
 	if err != nil {
@@ -36,15 +30,11 @@ func (t *Tx) Savepoint(ctx context.Context, name string) (providers.Tx, error) {
 	}
 	defer t.leave(cancel)
 	r := t.root
-	if name == "" {
-		r.nested++
-		name = "pgkeel_" + itoa(r.nested)
-	}
-	sp := &Tx{root: r, savepoint: pgx.Identifier{name}.Sanitize(), before: r.applied}
-	if err := sp.control(ctx, "savepoint", "savepoint "+sp.savepoint); err != nil {
+	sp := &Tx{root: r, savepoint: r.savepoints.New(name), before: r.applied}
+	if err := sp.control(ctx, "savepoint", sp.savepoint.BeginSQL()); err != nil {
 		return nil, err
 	}
-	r.open = append(r.open, sp)
+	sp.savepoint.Begun()
 	return sp, nil
 }
 
@@ -73,10 +63,10 @@ func (t *Tx) release(ctx context.Context) error {
 	case r.lease.conn().PgConn().TxStatus() == 'E':
 		err = pgx.ErrTxCommitRollback // as COMMIT does after a statement failed
 	default:
-		err = t.control(ctx, "release", strings.Repeat("release savepoint "+t.savepoint+";", t.namesakes()))
+		err = t.control(ctx, "release", t.savepoint.ReleaseSQL())
 	}
 	if err == nil {
-		t.pop()
+		t.savepoint.Released()
 		return nil
 	}
 	_ = t.undo(ctx) // at the worst the whole transaction is
@@ -88,46 +78,11 @@ func (t *Tx) undo(ctx context.Context) error {
 	r := t.root
 	ctx, stop := detached(ctx)
 	defer stop()
-	// ROLLBACK TO alone would keep the savepoint.
-	one := "rollback to savepoint " + t.savepoint + "; release savepoint " + t.savepoint + ";"
-	err := t.control(ctx, "rollback to", strings.Repeat(one, t.namesakes()))
-	ended := t.pop()
-	if err != nil {
-		// What the savepoint was to undo is still there, and must not be
-		// committed with the rest.
-		r.poisons.Add(1)
+	if err := t.control(ctx, "rollback to", t.savepoint.UndoSQL()); err != nil {
+		t.savepoint.Failed()
 		return err
 	}
+	t.savepoint.Undone()
 	r.applied = t.before
-	for _, sp := range ended {
-		if sp.kept.Swap(false) {
-			r.poisons.Add(-1) // undone with this one
-		}
-	}
 	return nil
-}
-
-// namesakes counts the savepoints of this name from here inwards. The server
-// takes a name for the innermost of them.
-func (t *Tx) namesakes() int {
-	n := 0
-	for _, sp := range t.inwards() {
-		if sp.savepoint == t.savepoint {
-			n++
-		}
-	}
-	return n
-}
-
-// inwards are the savepoint and those inside of it.
-func (t *Tx) inwards() []*Tx { return t.root.open[slices.Index(t.root.open, t):] }
-
-// pop ends the savepoint and those inside of it, as the server does.
-func (t *Tx) pop() []*Tx {
-	ended := t.inwards()
-	for _, sp := range ended {
-		sp.closed = true
-	}
-	t.root.open = t.root.open[:len(t.root.open)-len(ended)]
-	return ended
 }

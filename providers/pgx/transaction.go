@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/savepoints"
 )
 
 // Tx is a transaction, or a savepoint inside one. It is a [pgx.Tx], so what
@@ -17,17 +18,14 @@ import (
 type Tx struct {
 	// root is the transaction itself; for it, root is the Tx.
 	root *Tx
-	// savepoint is the quoted name; empty for the root.
-	savepoint string
-	closed    bool
+	// savepoint is nil for the root.
+	savepoint *savepoints.Savepoint
 	// before are the settings that were in force when the savepoint began.
 	before []providers.Setting
-	// kept says that a rollback of the savepoint was refused, so that what it
-	// was to undo is still there.
-	kept atomic.Bool
 
 	// What follows is used in the root only.
 
+	closed   bool
 	pool     *Pool
 	lease    lease
 	owned    bool
@@ -41,14 +39,10 @@ type Tx struct {
 	reads bool
 	// use is the transaction's own, or that of the borrowed connection, which
 	// the two share.
-	use    *use
-	ownUse use
-	rows   rowSource
-	nested int
-	// open are the savepoints, the innermost last.
-	open []*Tx
-	// poisons counts the savepoints that could not be undone.
-	poisons atomic.Int32
+	use        *use
+	ownUse     use
+	rows       rowSource
+	savepoints savepoints.Stack
 	// applied are the settings that a call left behind in the transaction,
 	// touched the names of all that ever were.
 	applied []providers.Setting
@@ -150,7 +144,7 @@ func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.Can
 		}
 		return ctx, nil, err
 	}
-	if t.closed || r.closed || r.lease.lost() {
+	if t.savepoint.IsOver() || r.closed || r.lease.lost() {
 		defer r.use.leave()
 		if r.undone || !r.closed && r.expired.Load() {
 			return ctx, nil, undoneByLimit(op)

@@ -2,25 +2,18 @@ package stdsql
 
 import (
 	"context"
-	"fmt"
-	"slices"
-	"strconv"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/savepoints"
 )
-
-// maxIdentifier is the longest identifier that PostgreSQL does not cut.
-const maxIdentifier = 63
 
 // Savepoint starts a savepoint. A name must fit an identifier: not over 63 bytes,
 // no NUL, valid UTF-8. An empty one lets the provider choose.
 func (t *Tx) Savepoint(ctx context.Context, name string) (providers.Tx, error) {
-	if len(name) > maxIdentifier || strings.ContainsRune(name, 0) || !utf8.ValidString(name) {
-		return nil, refused(fmt.Errorf("pgkeel: savepoint name of %d bytes: at most %d of UTF-8, without NUL", len(name), maxIdentifier))
+	if err := savepoints.Check(name); err != nil {
+		return nil, refused(err)
 	}
 	ctx, cancel, err := t.enterIn(ctx, "savepoint")
 	if err != nil {
@@ -32,15 +25,11 @@ func (t *Tx) Savepoint(ctx context.Context, name string) (providers.Tx, error) {
 		return nil, notSent(ctx, "savepoint", ctx.Err())
 	}
 	r := t.root
-	if name == "" {
-		r.nested++
-		name = "pgkeel_" + strconv.Itoa(r.nested)
-	}
-	sp := &Tx{root: r, savepoint: pgx.Identifier{name}.Sanitize(), before: r.applied}
-	if err := sp.control(ctx, "savepoint", "savepoint "+sp.savepoint); err != nil {
+	sp := &Tx{root: r, savepoint: r.savepoints.New(name), before: r.applied}
+	if err := sp.control(ctx, "savepoint", sp.savepoint.BeginSQL()); err != nil {
 		return nil, err
 	}
-	r.open = append(r.open, sp)
+	sp.savepoint.Begun()
 	return sp, nil
 }
 
@@ -70,10 +59,10 @@ func (t *Tx) release(ctx context.Context) error {
 	if ctx.Err() != nil {
 		err = notSent(ctx, "release", ctx.Err())
 	} else {
-		err = t.control(ctx, "release", strings.Repeat("release savepoint "+t.savepoint+";", t.namesakes()))
+		err = t.control(ctx, "release", t.savepoint.ReleaseSQL())
 	}
 	if err == nil {
-		t.pop()
+		t.savepoint.Released()
 		return nil
 	}
 	if hasCode(err, codeFailedTx) {
@@ -88,46 +77,11 @@ func (t *Tx) undo(ctx context.Context) error {
 	r := t.root
 	ctx, stop := detached(ctx)
 	defer stop()
-	// ROLLBACK TO alone would keep the savepoint.
-	one := "rollback to savepoint " + t.savepoint + "; release savepoint " + t.savepoint + ";"
-	err := t.control(ctx, "rollback to", strings.Repeat(one, t.namesakes()))
-	ended := t.pop()
-	if err != nil {
-		// What the savepoint was to undo is still there, and must not be
-		// committed with the rest.
-		r.poisons.Add(1)
+	if err := t.control(ctx, "rollback to", t.savepoint.UndoSQL()); err != nil {
+		t.savepoint.Failed()
 		return err
 	}
+	t.savepoint.Undone()
 	r.applied, r.tainted = t.before, false
-	for _, sp := range ended {
-		if sp.kept.Swap(false) {
-			r.poisons.Add(-1) // undone with this one
-		}
-	}
 	return nil
-}
-
-// namesakes counts the savepoints of this name from here inwards. The server
-// takes a name for the innermost of them.
-func (t *Tx) namesakes() int {
-	n := 0
-	for _, sp := range t.inwards() {
-		if sp.savepoint == t.savepoint {
-			n++
-		}
-	}
-	return n
-}
-
-// inwards are the savepoint and those inside of it.
-func (t *Tx) inwards() []*Tx { return t.root.open[slices.Index(t.root.open, t):] }
-
-// pop ends the savepoint and those inside of it, as the server does.
-func (t *Tx) pop() []*Tx {
-	ended := t.inwards()
-	for _, sp := range ended {
-		sp.closed = true
-	}
-	t.root.open = t.root.open[:len(t.root.open)-len(ended)]
-	return ended
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/savepoints"
 )
 
 // rollbackTimeout bounds a rollback, which does not end with the caller's
@@ -29,27 +30,20 @@ const (
 type Tx struct {
 	// root is the transaction itself; for it, root is the Tx.
 	root *Tx
-	// savepoint is the quoted name; empty for the root.
-	savepoint string
-	closed    bool
+	// savepoint is nil for the root.
+	savepoint *savepoints.Savepoint
 	// before are the settings that were in force when the savepoint began.
 	before []providers.Setting
-	// kept says that a rollback of the savepoint was refused, so that what it
-	// was to undo is still there.
-	kept atomic.Bool
 
 	// What follows is used in the root only.
 
-	pool     *Pool
-	lease    *lease
-	borrower *Conn // nil if the connection is the transaction's own
-	use      *use
-	ownUse   use
-	nested   int
-	// open are the savepoints, the innermost last.
-	open []*Tx
-	// poisons counts the savepoints that could not be undone.
-	poisons atomic.Int32
+	closed     bool
+	pool       *Pool
+	lease      *lease
+	borrower   *Conn // nil if the connection is the transaction's own
+	use        *use
+	ownUse     use
+	savepoints savepoints.Stack
 	// confined is the scope that the transaction began in.
 	confined []providers.Setting
 	// order is what the context that it began with holds it to; reads says that it
@@ -156,7 +150,7 @@ func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.Can
 	if err := r.use.enter(); err != nil {
 		return ctx, nil, err
 	}
-	if t.closed || r.closed || r.lease.isOver() {
+	if t.savepoint.IsOver() || r.closed || r.lease.isOver() {
 		defer r.use.leave()
 		if r.undone || !r.closed && r.expired.Load() {
 			return ctx, nil, expiredError(op)
@@ -250,7 +244,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 		return t.release(ctx)
 	}
 	switch {
-	case t.poisons.Load() > 0:
+	case t.savepoints.IsPoisoned():
 		err = providers.ErrTxPoisoned
 	case ctx.Err() != nil:
 		err = notSent(ctx, opCommit, ctx.Err())
@@ -352,9 +346,7 @@ func (t *Tx) Rollback(ctx context.Context) error {
 
 func (t *Tx) rollbackInUse(inUse error) error {
 	if t != t.root {
-		if !t.kept.Swap(true) {
-			t.root.poisons.Add(1)
-		}
+		t.savepoint.Keep()
 		return inUse
 	}
 	t.mu.Lock()
