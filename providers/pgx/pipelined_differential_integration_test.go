@@ -85,17 +85,24 @@ type answer struct {
 	Rows    [][]any
 	Tag     string
 	Code    string
+	Says    string
 	Failed  bool
 }
 
 func ask(ctx context.Context, q providers.Querier, m mixed) answer {
+	a, _ := asked(ctx, q, m)
+	return a
+}
+
+// asked is ask with the error itself.
+func asked(ctx context.Context, q providers.Querier, m mixed) (answer, error) {
 	if m.exec {
 		tag, err := q.Exec(ctx, m.sql, m.args...)
-		return finish(answer{Tag: tag.String()}, err)
+		return finish(answer{Tag: tag.String()}, err), err
 	}
 	rows, err := q.Query(ctx, m.sql, m.args...)
 	if err != nil {
-		return finish(answer{}, err)
+		return finish(answer{}, err), err
 	}
 	defer rows.Close()
 	var a answer
@@ -105,12 +112,12 @@ func ask(ctx context.Context, q providers.Querier, m mixed) answer {
 	for rows.Next() {
 		values, err := rows.Values()
 		if err != nil {
-			return finish(a, err)
+			return finish(a, err), err
 		}
 		a.Rows = append(a.Rows, values)
 	}
 	a.Tag = rows.CommandTag().String()
-	return finish(a, rows.Err())
+	return finish(a, rows.Err()), rows.Err()
 }
 
 func finish(a answer, err error) answer {
@@ -119,6 +126,7 @@ func finish(a answer, err error) answer {
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) {
 			a.Code = pg.Code
+			a.Says = fmt.Sprint(pg.Severity, pg.Message, pg.Detail, pg.Hint, pg.Where, pg.TableName, pg.ColumnName, pg.ConstraintName, pg.Position)
 		}
 	}
 	return a
