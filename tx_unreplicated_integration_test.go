@@ -3,12 +3,14 @@ package pgkeel_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkeel/pgkeel"
+	"github.com/pgkeel/pgkeel/batch"
 	"github.com/pgkeel/pgkeel/outcome"
 	"github.com/pgkeel/pgkeel/pgtest"
 )
@@ -110,6 +112,11 @@ func TestCommitThatIsNotReplicated(t *testing.T) {
 			b.Queue(sql)
 			return db.SendBatch(ctx, b).Close()
 		},
+		"batch, atomic":   batchOf(db, sql, batch.Options{}),
+		"batch, isolated": batchOf(db, sql, batch.Options{Mode: batch.Isolated}),
+		"batch, in a transaction of its own": batchOf(db, sql, batch.Options{
+			Tx: pgkeel.TxOptions{Isolation: pgkeel.Serializable},
+		}),
 	} {
 		if err := standby.Pause(); err != nil {
 			t.Fatal(err)
@@ -155,6 +162,19 @@ func TestCommitThatIsNotReplicated(t *testing.T) {
 		if err := do(t.Context()); err != nil {
 			t.Errorf("%s, with what was said before: %v", name, err)
 		}
+	}
+}
+
+// batchOf runs a statement as a batch, whose report must know no more than its error.
+func batchOf(db *pgkeel.DB, sql string, options batch.Options) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		b := &pgx.Batch{}
+		b.Queue(sql)
+		report, err := batch.Run(ctx, db, b, options)
+		if err != nil && (report.Count(batch.Unknown) != 1 || report.RowsAffected != 0) {
+			return fmt.Errorf("reported as %v, %d rows", report.States, report.RowsAffected)
+		}
+		return err
 	}
 }
 

@@ -279,9 +279,23 @@ func (s *stream) synced(f flight, atCommit error) {
 		s.failCommit(g, atCommit)
 	case g.failed:
 		s.turn(g, providers.BatchRolledBack)
+	case s.unreplicated(g):
+		s.turn(g, providers.BatchUnknown)
 	default:
 		s.report.RowsAffected += g.rows
 	}
+}
+
+// unreplicated finds out a commit that stopped waiting for its synchronous standby.
+func (s *stream) unreplicated(g *group) bool {
+	if s.inTx {
+		return false
+	}
+	err := s.lease.s.replicated(s.ctx, opBatch, nil)
+	if err != nil {
+		s.failGroup(g, providers.BatchCommit, providers.OutcomeUnknown, s.mapped(err))
+	}
+	return err != nil
 }
 
 // checkStatus finds out a statement that began or ended a transaction, which
