@@ -16,17 +16,21 @@ type batchResults struct {
 	st     statement
 	ctx    context.Context //nolint:containedctx // that of the batch, whose results these are
 	firing *providers.Firing
-	batch  *pgx.Batch
-	tx     *Tx
-	closed bool
+	// batch is the caller's, sent what was made of it.
+	batch, sent *pgx.Batch
+	tx          *Tx
+	closed      bool
 	// hidden counts down to the result of the settings; isScoped says that there
 	// are some.
 	hidden   int
 	isScoped bool
-	// parts and rows are the next result objects. None is handed out twice.
-	parts []part
-	rows  []partRow
-	err   error
+	// parts and rows are the next result objects, lastPart and lastRow are those that
+	// were handed out. None is handed out twice.
+	parts    []part
+	rows     []partRow
+	lastPart *part
+	lastRow  *partRow
+	err      error
 }
 
 // batchSender is a connection of the driver's, or a transaction of it.
@@ -108,6 +112,7 @@ func sendInBlock(ctx context.Context, on scopeBeginner, b *pgx.Batch) pgx.BatchR
 // sendBatch sends the batch of r, as confined where that is another.
 func (p *Pool) sendBatch(r *batchResults, on batchSender, confined *pgx.Batch) {
 	s := r.st.lease.s
+	r.sent = confined
 	if r.st.order, r.err = p.beginOrder(r.ctx, s, opBatch); r.err != nil {
 		r.BatchResults = pgx.FailedBatchResults(r.batch, r.err)
 		return
@@ -143,6 +148,7 @@ func (p *Pool) hideSettings(r *batchResults, confined *pgx.Batch, before dirt) {
 
 // advance comes before a result is read.
 func (r *batchResults) advance() {
+	r.pass()
 	if r.hidden == 1 {
 		_, _ = r.BatchResults.Exec() // its error is that of all that comes behind
 	}
@@ -197,6 +203,7 @@ func (r *batchResults) Close() error {
 	r.closed = true
 	r.err = errPanicked // until the callbacks came back
 	defer r.done()
+	r.pass()
 	s := r.st.lease.s
 	r.err = r.mapped(s.replicated(r.ctx, opBatch, r.BatchResults.Close()))
 	return r.err
@@ -223,8 +230,10 @@ func (r *batchResults) done() {
 // drain reads the results behind a callback that panicked, without running any
 // more, so that the connection can be used again.
 func (r *batchResults) drain() {
-	for _, q := range r.batch.QueuedQueries {
-		q.Fn = nil
+	for _, q := range r.sent.QueuedQueries {
+		if q != nil {
+			q.Fn = nil
+		}
 	}
 	_ = r.BatchResults.Close() // the panic is the caller's
 }

@@ -82,18 +82,31 @@ func (d *descriptions) of(sql string, p *Pool) (*described, error) {
 	return one, nil
 }
 
-// missing are the descriptions of a chunk that are to be filled.
-func missing(chunk []*batchItem) []*described {
-	var missing []*described
-	for _, it := range chunk {
-		if d := it.described; d != nil && d.sd == nil && !d.listed {
-			d.listed = true
-			missing = append(missing, d)
-		}
+// undescribed are descriptions that are to be filled, each once.
+type undescribed []*described
+
+func (u *undescribed) add(d *described) {
+	if d.sd == nil && !d.listed {
+		d.listed = true
+		*u = append(*u, d)
 	}
-	for _, d := range missing {
+}
+
+// listed ends the list.
+func (u undescribed) listed() {
+	for _, d := range u {
 		d.listed = false
 	}
+}
+
+// missing are the descriptions of a chunk that are to be filled.
+func missing(chunk []*batchItem) (missing undescribed) {
+	for _, it := range chunk {
+		if it.described != nil {
+			missing.add(it.described)
+		}
+	}
+	missing.listed()
 	return missing
 }
 

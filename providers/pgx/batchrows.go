@@ -1,6 +1,10 @@
 package pgx
 
-import "github.com/jackc/pgx/v5"
+import (
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+)
 
 // part is one result of a batch as rows. It occupies nothing itself, and is much
 // smaller than the rows of a statement, as a batch can have many.
@@ -107,6 +111,7 @@ func (r *batchResults) next() *part {
 	r.advance()
 	next.results = r
 	next.Rows, _ = r.BatchResults.Query() // its error is the rows' own
+	r.lastPart = next
 	return next
 }
 
@@ -119,5 +124,29 @@ func (r *batchResults) nextRow() *partRow {
 	r.rows = r.rows[1:]
 	r.advance()
 	next.Row, next.results = r.BatchResults.QueryRow(), r
+	r.lastRow = next
 	return next
 }
+
+// pass ends what was handed out last. The driver's own rows would go on with the next
+// result, and then with those of the next borrower.
+func (r *batchResults) pass() {
+	if r.lastPart != nil {
+		r.lastPart.Close()
+		r.lastPart = nil
+	}
+	if r.lastRow != nil {
+		if r.lastRow.Row != nil {
+			r.lastRow.Row = passedRow{}
+		}
+		r.lastRow = nil
+	}
+}
+
+var errPassed = errors.New("pgkeel: the row was not scanned before the batch went on")
+
+// passedRow is a row that nobody scanned.
+type passedRow struct{}
+
+// Scan says that it is too late.
+func (passedRow) Scan(...any) error { return errPassed }

@@ -32,8 +32,23 @@ func (*messages) Decode([]byte) error { return errProtocol }
 // Encode appends them.
 func (m *messages) Encode(dst []byte) ([]byte, error) { return append(dst, *m...), nil }
 
-// keepMessages is how large a buffer is kept for the next batch.
-const keepMessages = 64 << 10
+// keepMessages and keepItems are how large buffers may be that are kept for the next
+// batch.
+const (
+	keepMessages = 64 << 10
+	keepItems    = 1024
+)
+
+// forget keeps nothing of the caller's, nor much memory.
+func (w *scopedWire) forget() {
+	clear(w.items)
+	if cap(w.items) > keepItems {
+		w.items = nil
+	}
+	if cap(w.messages) > keepMessages {
+		w.messages, w.eqb = nil, pgx.ExtendedQueryBuilder{} // which has the last arguments
+	}
+}
 
 // sendQueued sends a batch as one exchange where it can, which costs about half as
 // much as the driver's own way, and else in that.
@@ -42,7 +57,7 @@ func (p *Pool) sendQueued(ctx context.Context, s *session, on batchSender, b *pg
 		wired, err := p.sendWired(ctx, s, b)
 		switch {
 		case err != nil:
-			return pgx.FailedBatchResults(b, &notSentError{err})
+			return pgx.FailedBatchResults(b, asNotSent(err))
 		case wired != nil:
 			return wired
 		}
@@ -50,8 +65,16 @@ func (p *Pool) sendQueued(ctx context.Context, s *session, on batchSender, b *pg
 	return on.SendBatch(ctx, b)
 }
 
+// asNotSent adds that nothing was sent, unless the error says so.
+func asNotSent(err error) error {
+	if providers.OutcomeOf(err) == providers.OutcomeNotSent {
+		return err
+	}
+	return &notSentError{err}
+}
+
 // sendWired returns nil where it does not know how to, and has sent nothing then.
-func (p *Pool) sendWired(ctx context.Context, s *session, b *pgx.Batch) (*wiredBatch, error) {
+func (p *Pool) sendWired(ctx context.Context, s *session, b *pgx.Batch) (sent *wiredBatch, err error) {
 	known := descriptionsOf(s)
 	prepares := s.config.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement && known != nil && known.capacity > 0
 	if !prepares || b.Len() == 0 {
@@ -59,10 +82,10 @@ func (p *Pool) sendWired(ctx context.Context, s *session, b *pgx.Batch) (*wiredB
 	}
 	w := &s.scoped
 	defer func() {
-		clear(w.items) // keeps nothing of the caller's
-		if cap(w.messages) > keepMessages {
-			w.messages = nil
+		if sent == nil {
+			known.dropUndescribed(w.items)
 		}
+		w.forget()
 	}()
 	for again := false; ; again = true {
 		if ok := p.list(ctx, known, b, w); !ok {
@@ -88,7 +111,7 @@ func (p *Pool) sendWired(ctx context.Context, s *session, b *pgx.Batch) (*wiredB
 func (p *Pool) list(ctx context.Context, known *descriptions, b *pgx.Batch, w *scopedWire) (ok bool) {
 	w.items = slices.Grow(w.items[:0], b.Len())
 	for i, q := range b.QueuedQueries {
-		if q == nil || q.SQL == "" || p.names.has(q.SQL) {
+		if q == nil || p.names.has(q.SQL) {
 			return false
 		}
 		it := wiredItem{args: q.Arguments}
@@ -111,12 +134,11 @@ func (p *Pool) list(ctx context.Context, known *descriptions, b *pgx.Batch, w *s
 // describeItems has those described that are not, in one flush. It reports false if
 // one of them cannot be: the driver will say why.
 func (s *session) describeItems(ctx context.Context, known *descriptions) (ok bool, err error) {
-	var missing []*described
+	var missing undescribed
 	for _, it := range s.scoped.items {
-		if it.sd == nil && !slices.Contains(missing, it.described) {
-			missing = append(missing, it.described)
-		}
+		missing.add(it.described)
 	}
+	missing.listed()
 	switch {
 	case len(missing) == 0:
 		return true, nil
@@ -135,14 +157,19 @@ func (s *session) describeItems(ctx context.Context, known *descriptions) (ok bo
 	if closeErr := by.pipe.Close(); err == nil {
 		err = closeErr
 	}
-	ok = true
-	for _, d := range missing {
-		if d.sd == nil {
-			known.drop(d)
-			ok = false
+	if err == nil {
+		err = ctx.Err() // the driver would not look
+	}
+	return !slices.ContainsFunc(missing, func(d *described) bool { return d.sd == nil }), err
+}
+
+// dropUndescribed forgets what was not described.
+func (d *descriptions) dropUndescribed(items []wiredItem) {
+	for _, it := range items {
+		if it.sd == nil {
+			d.drop(it.described)
 		}
 	}
-	return ok, err
 }
 
 // encodeItems makes the messages of a batch, all before any is sent. It returns the
@@ -180,7 +207,7 @@ func (s *session) encodeItems() (*described, error) {
 func (s *session) exchangeAll(ctx context.Context, b *pgx.Batch) *wiredBatch {
 	w, x := &s.scoped, s.openExchange(ctx)
 	x.more = true
-	r := &wiredBatch{x: x, batch: b, columns: make([]*described, len(w.items))}
+	r := &wiredBatch{x: x, queue: b.QueuedQueries, columns: make([]*described, len(w.items))}
 	for i, it := range w.items {
 		r.columns[i] = it.described
 		s.dirt |= it.dirt &^ noDirt
@@ -201,15 +228,16 @@ func (s *session) exchangeAll(ctx context.Context, b *pgx.Batch) *wiredBatch {
 // wiredBatch are the results of a batch that was sent as one exchange.
 type wiredBatch struct {
 	x     *exchange
-	batch *pgx.Batch
+	queue []*pgx.QueuedQuery
 	// columns are those of the results, of which at comes next.
 	columns []*described
 	at      int
 	// rows are the next result objects, last is the one that was handed out.
-	rows   []exchanged
-	last   *exchanged
-	err    error
-	closed bool
+	rows []exchanged
+	last *exchanged
+	err  error
+	// calling says that a callback runs, closed that all is over.
+	calling, closed bool
 }
 
 var _ pgx.BatchResults = (*wiredBatch)(nil)
@@ -287,6 +315,9 @@ func (b *wiredBatch) query() *exchanged {
 	b.x.loaded = b.x.next()
 	*r = exchanged{x: b.x, columns: b.x.columns}
 	b.last = r
+	if b.x.err != nil {
+		b.endLast()
+	}
 	return r
 }
 
@@ -305,16 +336,16 @@ func (b *wiredBatch) Tx() pgx.Tx { return nil }
 // Close runs the callbacks of what was not read, up to the first error, and reads
 // the rest.
 func (b *wiredBatch) Close() error {
-	if b.closed {
+	if b.closed || b.calling { // which goes on behind the callback
 		return b.err
 	}
-	for b.err == nil && b.at < len(b.columns) {
-		b.handle(b.batch.QueuedQueries[b.at])
+	for b.endLast(); b.err == nil && b.at < len(b.columns); b.endLast() {
+		b.handle(b.queue[b.at])
 	}
-	b.endLast()
 	b.closed = true
 	s, failure := b.x.s, b.x.Close()
-	b.x = nil
+	*b.x = exchange{}
+	b.x, b.queue = nil, nil
 	if b.err == nil {
 		b.err = failure
 	}
@@ -329,14 +360,21 @@ func (b *wiredBatch) Close() error {
 
 // handle gives the next result to its callback.
 func (b *wiredBatch) handle(q *pgx.QueuedQuery) {
-	if q.Fn == nil {
-		_, _ = b.Exec()
-		return
-	}
 	at := b.at
-	if err := q.Fn(b); err != nil {
-		b.err = err
-	} else if b.at == at { // it did not look
+	if q != nil && q.Fn != nil {
+		if err := b.call(q.Fn); err != nil {
+			b.err = err
+			return
+		}
+	}
+	if b.at == at { // nobody looked
 		_, _ = b.Exec()
 	}
+}
+
+// call runs a callback, which can close the results, or panic.
+func (b *wiredBatch) call(callback func(pgx.BatchResults) error) error {
+	b.calling = true
+	defer func() { b.calling = false }()
+	return callback(b)
 }

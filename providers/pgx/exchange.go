@@ -279,7 +279,7 @@ func (r *exchanged) Scan(dest ...any) error {
 	if r.closed {
 		return r.orClosed()
 	}
-	return r.fail(r.columns.Scan(r, r.x.row, dest))
+	return r.fail(r.columns.Scan(r, r.RawValues(), dest))
 }
 
 // Values decodes the row.
@@ -287,7 +287,7 @@ func (r *exchanged) Values() ([]any, error) {
 	if r.closed {
 		return nil, r.orClosed()
 	}
-	values, err := r.columns.Values(r.x.row)
+	values, err := r.columns.Values(r.RawValues())
 	return values, r.fail(err)
 }
 
@@ -330,19 +330,21 @@ func (r *exchanged) CommandTag() pgconn.CommandTag { return r.tag }
 // FieldDescriptions are the columns.
 func (r *exchanged) FieldDescriptions() []pgconn.FieldDescription { return r.columns.Fields }
 
-// RawValues are valid until the next row.
+// RawValues are valid until the next row. A row that was read ahead is not there yet.
 func (r *exchanged) RawValues() [][]byte {
-	if r.closed {
+	if r.closed || r.x.loaded {
 		return nil
 	}
 	return r.x.row
 }
 
-// Conn is the connection that the rows come from, until they are closed.
+// Conn is the connection that the rows come from, until they are closed. It is not
+// reused, since whoever has it could go on using it.
 func (r *exchanged) Conn() *pgx.Conn {
 	if r.closed {
 		return nil
 	}
+	r.x.s.retire()
 	return r.x.s.conn
 }
 
