@@ -20,6 +20,7 @@ var savepointTests = []test{
 	{name: "DeadContext", run: testSavepointDeadContext},
 	{name: "EndsWithTheOneAround", run: testSavepointEndsWithOuter},
 	{name: "RollbackRefusedPoisons", run: testSavepointPoisons},
+	{name: "RollbackAfterItsEnd", run: testSavepointRollbackAfterItsEnd},
 	{name: "InAFailedTransaction", run: testSavepointInFailed},
 }
 
@@ -213,6 +214,27 @@ func testSavepointPoisons(t *testing.T, s suite) {
 		}
 	}
 	wantRows(t, p, "")
+}
+
+// A rollback that is deferred comes after the savepoint was released, and harms
+// nobody, also while rows of the transaction are open.
+func testSavepointRollbackAfterItsEnd(t *testing.T, s suite) {
+	p := s.open(t, 1)
+	mustExec(t, p, table)
+	tx := begin(t, p, providers.TxOptions{})
+	sp := savepoint(t, tx, "")
+	mustExec(t, sp, "insert into t values (1)")
+	commit(t, sp)
+	rows, err := tx.Query(t.Context(), "select n from t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sp.Rollback(t.Context()); !errors.Is(err, pgx.ErrTxClosed) {
+		t.Errorf("it has ended: %v", err)
+	}
+	rows.Close()
+	commit(t, tx)
+	wantRows(t, p, "1")
 }
 
 func testSavepointInFailed(t *testing.T, s suite) {

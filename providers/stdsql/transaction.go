@@ -346,7 +346,9 @@ func (t *Tx) Rollback(ctx context.Context) error {
 
 func (t *Tx) rollbackInUse(inUse error) error {
 	if t != t.root {
-		t.savepoint.Keep()
+		if !t.savepoint.Keep() {
+			return pgx.ErrTxClosed
+		}
 		return inUse
 	}
 	t.mu.Lock()

@@ -51,7 +51,7 @@ func (s *Stack) IsPoisoned() bool { return s.poisons.Load() > 0 }
 type Savepoint struct {
 	stack *Stack
 	name  string // quoted
-	over  bool
+	over  atomic.Bool
 	kept  atomic.Bool
 }
 
@@ -62,7 +62,7 @@ func (s *Savepoint) BeginSQL() string { return "savepoint " + s.name }
 func (s *Savepoint) Begun() { s.stack.open = append(s.stack.open, s) }
 
 // IsOver reports that the savepoint has ended. None at all has not.
-func (s *Savepoint) IsOver() bool { return s != nil && s.over }
+func (s *Savepoint) IsOver() bool { return s != nil && s.over.Load() }
 
 // ReleaseSQL ends the savepoint and keeps its work. Released tells that it did.
 func (s *Savepoint) ReleaseSQL() string {
@@ -93,12 +93,17 @@ func (s *Savepoint) Failed() {
 	s.stack.poisons.Add(1)
 }
 
-// Keep tells that the work was to be undone, and that the savepoint could not be asked
-// for it. It is safe for concurrent use.
-func (s *Savepoint) Keep() {
+// Keep tells that the work was to be undone, and that the server could not be asked
+// for it. It reports false if the savepoint has ended: then there is nothing to undo.
+// It is safe for concurrent use.
+func (s *Savepoint) Keep() bool {
+	if s.over.Load() {
+		return false
+	}
 	if !s.kept.Swap(true) {
 		s.stack.poisons.Add(1)
 	}
+	return true
 }
 
 // namesakes counts the savepoints of this name from here inwards. The server takes a
@@ -120,7 +125,7 @@ func (s *Savepoint) inwards() []*Savepoint { return s.stack.open[slices.Index(s.
 func (s *Savepoint) pop() []*Savepoint {
 	ended := s.inwards()
 	for _, inner := range ended {
-		inner.over = true
+		inner.over.Store(true)
 	}
 	s.stack.open = s.stack.open[:len(s.stack.open)-len(ended)]
 	return ended

@@ -77,6 +77,7 @@ func TestPoison(t *testing.T) {
 		"kept":                        {func(_, inner *Savepoint) { inner.Keep() }, true},
 		"kept, then undone":           {func(_, inner *Savepoint) { inner.Keep(); inner.Keep(); inner.Undone() }, false},
 		"kept, then undone from out":  {func(outer, inner *Savepoint) { inner.Keep(); outer.Undone() }, false},
+		"released, then kept":         {func(_, inner *Savepoint) { inner.Released(); inner.Keep() }, false},
 		"kept, then released":         {func(_, inner *Savepoint) { inner.Keep(); inner.Released() }, true},
 		"both kept, one undone":       {func(outer, inner *Savepoint) { inner.Keep(); outer.Keep(); inner.Undone() }, true},
 		"failed":                      {func(_, inner *Savepoint) { inner.Failed() }, true},
