@@ -3,7 +3,6 @@ package pgx
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -11,7 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgkeel/pgkeel/pgtest"
+	"github.com/pgkeel/pgkeel/pgtest/fault"
 	"github.com/pgkeel/pgkeel/providers"
 )
 
@@ -113,67 +115,45 @@ func TestPipelinedLosesNothing(t *testing.T) {
 	t.Logf("%d writes, %d of them with an unknown outcome; %+v", next.Load(), unknown, *s)
 }
 
-// cutAt is a rule that loses the connection at the n-th message of the clients.
-func (w *wire) cutAt(n int, v verdict) *atomic.Int64 {
-	var seen atomic.Int64
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.rule = func(byte, []byte) verdict {
-		if seen.Add(1) == int64(n) {
-			return v
-		}
-		return forward
-	}
-	return &seen
-}
-
-// TestPipelinedFaultAtEveryMessage loses the connection before and after each
-// message of a scenario in turn.
+// TestPipelinedFaultAtEveryMessage loses the connection at each message of a scenario
+// in turn, those by which it is made included, in both directions.
 func TestPipelinedFaultAtEveryMessage(t *testing.T) {
-	dsn := pgtest.NewDB(t)
-	setup := openPool(t, providers.Config{DSN: dsn, Pool: providers.PoolStrategy{MaxSize: 1}})
-	mustExec(t, setup, "create table w (id bigint)")
-	for name, v := range map[string]verdict{"before": cutBefore, "after": cutAfter} {
-		t.Run(name, func(t *testing.T) {
-			n := 0
-			for reached := true; reached && !t.Failed(); {
-				n++
-				t.Run(fmt.Sprint(n), func(t *testing.T) { reached = faultAt(t, dsn, setup, n, v) })
-			}
-			if n < 30 {
-				t.Errorf("the scenario has only %d messages", n)
-			}
-		})
+	dsn, runs := pgtest.NewDB(t), 0
+	one := func(testing.TB) string { return dsn } // emptied for each run
+	fault.EachMessage(t, one, fault.CutAfter, func(t *testing.T, proxy *fault.Proxy) {
+		runs++
+		playThrough(t, proxy)
+	})
+	if runs < 100 {
+		t.Errorf("the scenario has only %d messages", runs)
 	}
 }
 
-// faultAt plays the scenario with a fault at the n-th message, and reports
-// whether there were that many.
-func faultAt(t *testing.T, dsn string, setup *Pool, n int, v verdict) bool {
-	t.Helper()
-	w, through := newWire(t, dsn)
+// playThrough reads and writes through a proxy, and holds what callers were told
+// against what is in the table.
+func playThrough(t *testing.T, proxy *fault.Proxy) {
+	upstream := openPool(t, providers.Config{DSN: proxy.Upstream(), Pool: providers.PoolStrategy{MaxSize: 1}})
+	mustExec(t, upstream, "drop table if exists w; create table w (id bigint)")
 	p := openPool(t, providers.Config{
-		DSN: through, Pool: providers.PoolStrategy{MaxSize: 2}, Logger: slog.New(slog.DiscardHandler),
-		Pipelining: &providers.Pipelining{Connections: 1, ReadConnections: 1},
+		DSN: proxy.DSN(), Pool: providers.PoolStrategy{MaxSize: 2}, Logger: slog.New(slog.DiscardHandler),
+		Pipelining: &providers.Pipelining{Connections: 1, ReadConnections: 1, SlowAfter: time.Hour},
 	})
-	warm(t, p)
-	seen := w.cutAt(n, v)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	works := func() bool {
+		var m int
+		return p.QueryRow(ctx, "select 1").Scan(&m) == nil && p.QueryRow(providers.WithReadOnly(ctx), "select 1").Scan(&m) == nil
+	}
+	eventually(t, "shared connections are open", func() bool { return works() && p.Stats().Pipeline.Connections == 2 })
 	l := &ledger{told: map[int64]error{}}
 	var all sync.WaitGroup
 	for i := range int64(4) {
-		// What the server did late for an earlier fault is not this one's.
-		i += int64(n) * 1000
-		if v == cutAfter {
-			i += 1_000_000
-		}
 		all.Go(func() {
 			_, err := p.Exec(ctx, "insert into w values ($1)", i)
 			l.note(i, err)
 			var m int64
-			if err := p.QueryRow(providers.WithReadOnly(ctx), "select $1::bigint", i).Scan(&m); err != nil && !isTyped(err) {
-				t.Errorf("message %d: a read ended with %v", n, err)
+			if err := p.QueryRow(providers.WithReadOnly(ctx), "select $1::bigint", i).Scan(&m); err != nil && !isTyped(err) || err == nil && m != i {
+				t.Errorf("a read ended with %d, %v", m, err)
 			}
 			l.note(i+100, p.QueryRow(ctx, "insert into w values ($1) returning id", i+100).Scan(&m))
 		})
@@ -181,24 +161,20 @@ func faultAt(t *testing.T, dsn string, setup *Pool, n int, v verdict) bool {
 	all.Wait()
 	for id, err := range l.told {
 		if err != nil && !isTyped(err) {
-			t.Errorf("message %d: write %d ended with %v", n, id, err)
+			t.Errorf("write %d ended with %v", id, err)
 		}
 	}
-	l.check(t, setup)
-	reached := seen.Load() >= int64(n)
-	w.mu.Lock()
-	w.rule = nil
-	w.mu.Unlock()
-	eventually(t, fmt.Sprintf("the handle works on after message %d", n), func() bool {
-		var m int
-		return p.QueryRow(ctx, "select 1").Scan(&m) == nil && p.QueryRow(providers.WithReadOnly(ctx), "select 1").Scan(&m) == nil
+	eventually(t, "the server has noticed what it lost", func() bool {
+		return value[int](t, upstream, `select count(*)::int from pg_stat_activity
+			where datname = current_database() and state = 'active' and pid <> pg_backend_pid()`) == 0
 	})
+	l.check(t, upstream)
+	eventually(t, "the handle works on", works)
 	closing, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := p.Close(closing); err != nil {
-		t.Errorf("message %d: %v", n, err)
+		t.Error(err)
 	}
-	return reached
 }
 
 // warm waits until the shared connections are there.
@@ -266,4 +242,55 @@ func TestTrap28PipelinedCancelsNobody(t *testing.T) {
 	}
 	all.Wait()
 	eventually(t, "nothing is under way", func() bool { return p.Stats().Pipeline.Depth == 0 })
+}
+
+// TestPipelinedClosedWhileInUse closes a pool, and before that replaces and ends its
+// connections, while many use it.
+func TestPipelinedClosedWhileInUse(t *testing.T) {
+	dsn := pgtest.NewDB(t)
+	setup := openPool(t, providers.Config{DSN: dsn, Pool: providers.PoolStrategy{MaxSize: 1}})
+	mustExec(t, setup, "create table w (id bigint)")
+	for round := range int64(12) {
+		p := openPool(t, providers.Config{
+			DSN: dsn, Pool: providers.PoolStrategy{MaxSize: 3}, Pipelining: &providers.Pipelining{},
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		l := &ledger{told: map[int64]error{}}
+		var done atomic.Int64
+		var all sync.WaitGroup
+		for w := range int64(12) {
+			all.Go(func() {
+				for i := int64(0); ; i++ {
+					id := (round*12+w)*100_000 + i
+					var n int64
+					var err error
+					if i%2 == 0 {
+						_, err = p.Exec(t.Context(), "insert into w values ($1)", id)
+						l.note(id, err)
+					} else if err = p.QueryRow(providers.WithReadOnly(t.Context()), "select $1::int8", id).Scan(&n); err == nil && n != id {
+						t.Errorf("%d got the answer of %d", id, n)
+					}
+					if errors.Is(err, providers.ErrPoolClosed) {
+						return
+					}
+					if err != nil && !isTyped(err) && !pgconn.SafeToRetry(err) {
+						t.Error(err)
+					}
+					switch done.Add(1) % 97 {
+					case 30:
+						p.Reset()
+					case 60:
+						p.pipelined.evict()
+					}
+				}
+			})
+		}
+		eventually(t, "it is in use", func() bool { return done.Load() > 30*round })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(round)*time.Millisecond)
+		_ = p.Close(ctx)
+		cancel()
+		all.Wait()
+		l.check(t, setup)
+		mustExec(t, setup, "truncate w")
+	}
 }

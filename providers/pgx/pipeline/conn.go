@@ -147,7 +147,7 @@ const flushesByCaller = 8
 func (c *conn) write() {
 	for n := 0; c.flush(); n++ {
 		if n == flushesByCaller {
-			c.engine.running.Go(c.writeOn)
+			c.engine.start(c.writeOn)
 			return
 		}
 	}
@@ -221,7 +221,7 @@ func (c *conn) resume() {
 	case idle && small:
 		c.write()
 	case idle:
-		c.engine.running.Go(c.writeOn)
+		c.engine.start(c.writeOn)
 	}
 }
 

@@ -130,8 +130,10 @@ type Engine struct {
 	life    context.Context //nolint:containedctx // the engine's own life
 	end     context.CancelFunc
 	closing atomic.Bool
-	// running is what Close waits for.
-	running sync.WaitGroup
+	// running is what Close waits for. Nothing is added once over is set.
+	running  sync.WaitGroup
+	starting sync.Mutex
+	over     bool
 	// watching says that the watch goroutine is awake.
 	watching atomic.Bool
 	watchNow chan struct{}
@@ -440,8 +442,11 @@ func (e *Engine) open(s *slot, readOnly bool) {
 		s.opening.Store(false)
 		return
 	}
-	e.running.Go(func() {
+	e.start(func() {
 		defer s.opening.Store(false)
+		if e.closing.Load() {
+			return
+		}
 		session, err := e.opts.Dial(e.life, readOnly)
 		if err != nil {
 			pause := min(openPause<<min(s.failures.Add(1), 10), maxOpenPause)
@@ -471,6 +476,20 @@ const (
 	maxOpenPause = 10 * time.Second
 )
 
+// start runs fn on a goroutine that Close waits for. Once Close does, fn runs at once:
+// there is little left to do.
+func (e *Engine) start(fn func()) {
+	e.starting.Lock()
+	over := e.over
+	if !over {
+		e.running.Go(fn)
+	}
+	e.starting.Unlock()
+	if over {
+		fn()
+	}
+}
+
 // Reset replaces every connection, once it has nothing under way.
 func (e *Engine) Reset() {
 	for c := range e.conns {
@@ -496,6 +515,9 @@ func (e *Engine) Evict() {
 func (e *Engine) Close(ctx context.Context) bool {
 	e.closing.Store(true)
 	e.end()
+	e.starting.Lock()
+	e.over = true
+	e.starting.Unlock()
 	e.Reset()
 	done := make(chan struct{})
 	go func() {

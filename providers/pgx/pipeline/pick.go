@@ -179,7 +179,7 @@ func (c *conn) relieve(now time.Duration) {
 		r.wake <- struct{}{}
 	}
 	if orphaned {
-		c.engine.running.Go(c.stop)
+		c.engine.start(c.stop)
 	}
 }
 
