@@ -141,6 +141,9 @@ func (p *Pool) hideSettings(r *batchResults, confined *pgx.Batch, before dirt) {
 		s.soil(q.SQL)
 	}
 	r.hidden, r.isScoped = 1, true
+	if w, ok := r.BatchResults.(*wiredBatch); ok {
+		w.x.confined = true
+	}
 	if beginsTx(confined) {
 		r.hidden = 2 // behind its own BEGIN
 	}

@@ -284,13 +284,24 @@ func (s *describer) readDescription(d *described, name string) error {
 		return errProtocol
 	}
 	sd.Name, sd.SQL = name, d.sql
-	d.sd, d.err = sd, nil
+	d.fill(sd)
 	d.formats = make([]int16, len(sd.Fields))
 	for i, f := range sd.Fields {
 		d.formats[i] = s.conn.TypeMap().FormatCodeForOID(f.DataTypeOID)
 	}
 	s.known.line = append(s.known.line, d)
 	return nil
+}
+
+// fill notes how the server described the statement. What a cursor or a statement of
+// the session yields is another thing each time, which the server does not look after:
+// their columns are described when they run.
+func (d *described) fill(sd *pgconn.StatementDescription) {
+	switch first, _ := firstWords(d.sql); first {
+	case "fetch", "execute":
+		sd.Fields = nil
+	}
+	d.sd, d.err = sd, nil
 }
 
 // describeNow describes a statement at its turn, when all before it have run. An

@@ -32,7 +32,9 @@ type exchange struct {
 	// answered says that the statement's result has ended, closed that the whole
 	// answer has; more that results of other statements come in between.
 	answered, closed, more bool
-	err                    error
+	// confined says that the session keeps to a scope until then only.
+	confined bool
+	err      error
 }
 
 // exchange sends settings and a described statement. Without rows, nobody will
@@ -339,9 +341,10 @@ func (r *exchanged) RawValues() [][]byte {
 }
 
 // Conn is the connection that the rows come from, until they are closed. It is not
-// reused, since whoever has it could go on using it.
+// reused, since whoever has it could go on using it, and nil where it would be
+// confined to a scope until then only.
 func (r *exchanged) Conn() *pgx.Conn {
-	if r.closed {
+	if r.closed || r.x.confined {
 		return nil
 	}
 	r.x.s.retire()

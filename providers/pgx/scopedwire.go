@@ -158,10 +158,12 @@ func (p *Pool) describeScoped(ctx context.Context, s *session, known *descriptio
 			return nil, err
 		}
 	}
-	if d.sd, err = s.conn.PgConn().Prepare(ctx, known.name(), sql, nil); err != nil {
+	sd, err := s.conn.PgConn().Prepare(ctx, known.name(), sql, nil)
+	if err != nil {
 		known.drop(d)
 		return nil, err
 	}
+	d.fill(sd)
 	known.line = append(known.line, d)
 	return d, nil
 }
