@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // ScopeFunc says what everything done with a context is confined to, or why
@@ -39,6 +40,20 @@ func WithinScope(scope, settings []Setting) []Setting {
 		}
 	}
 	return all
+}
+
+// StaleSettings names the settings that an earlier call left in force and that are not
+// in scope, so that they are to end.
+func StaleSettings(applied, scope []Setting) []string {
+	var stale []string
+	for _, a := range applied {
+		// PostgreSQL does not tell upper from lower case here.
+		same := func(s Setting) bool { return strings.EqualFold(s.Name, a.Name) }
+		if !slices.ContainsFunc(scope, same) && !slices.Contains(stale, a.Name) {
+			stale = append(stale, a.Name)
+		}
+	}
+	return stale
 }
 
 const statementTimeout = "statement_timeout"

@@ -1,6 +1,7 @@
 package providers_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/pgkeel/pgkeel/providers"
@@ -15,6 +16,29 @@ func TestShorterLimit(t *testing.T) {
 			[]providers.Setting{{Name: "statement_timeout", Value: tc.call}})
 		if got[2].Value != tc.want {
 			t.Errorf("%s within %s is %s, want %s", tc.call, tc.scope, got[2].Value, tc.want)
+		}
+	}
+}
+
+func TestStaleSettings(t *testing.T) {
+	of := func(names ...string) []providers.Setting {
+		var s []providers.Setting
+		for _, n := range names {
+			s = append(s, providers.Setting{Name: n})
+		}
+		return s
+	}
+	for _, tc := range []struct {
+		applied, scope []providers.Setting
+		want           []string
+	}{
+		{nil, of("a"), nil},
+		{of("a"), nil, []string{"a"}},
+		{of("a", "b", "a"), of("b"), []string{"a"}},
+		{of("search_path"), of("Search_Path"), nil},
+	} {
+		if got := providers.StaleSettings(tc.applied, tc.scope); !slices.Equal(got, tc.want) {
+			t.Errorf("%v, %v: %v", tc.applied, tc.scope, got)
 		}
 	}
 }

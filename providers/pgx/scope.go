@@ -251,7 +251,7 @@ func setConfigSQL(scope []providers.Setting, stale []string, local string) (stri
 // one does not make go back to their defaults in the same flush.
 func (t *Tx) runScoped(ctx context.Context, st *statement, call *providers.Call) error {
 	r := t.root
-	scope, stale := r.settingsBack(staleSettings(r.applied, call.Scope), call.Scope)
+	scope, stale := r.settingsBack(providers.StaleSettings(r.applied, call.Scope), call.Scope)
 	before := r.applied
 	// Until it is known how it went, both may be in force.
 	r.applied = slices.Concat(before, call.Scope)
@@ -299,19 +299,6 @@ func (t *Tx) settingsBack(stale []string, scope []providers.Setting) ([]provider
 	return append(back, scope...), rest
 }
 
-// staleSettings names those that were applied and are not in scope.
-func staleSettings(applied, scope []providers.Setting) []string {
-	var stale []string
-	for _, a := range applied {
-		// PostgreSQL does not tell upper from lower case here.
-		same := func(s providers.Setting) bool { return strings.EqualFold(s.Name, a.Name) }
-		if !slices.ContainsFunc(scope, same) && !slices.Contains(stale, a.Name) {
-			stale = append(stale, a.Name)
-		}
-	}
-	return stale
-}
-
 // changesMeaning reports whether the scope has settings, not yet in force, that
 // decide what a statement's names mean. The driver prepares a statement ahead of
 // the flush with the settings, so these must be there before.
@@ -343,7 +330,7 @@ func (t *Tx) restore(ctx context.Context, op string) error {
 		}
 		return nil
 	}
-	scope, stale := r.settingsBack(staleSettings(r.applied, nil), nil)
+	scope, stale := r.settingsBack(providers.StaleSettings(r.applied, nil), nil)
 	if err := r.pool.set(ctx, r.lease, scope, stale); err != nil {
 		return r.pool.mapError(ctx, op, err)
 	}

@@ -19,29 +19,6 @@ func TestSettingsSQL(t *testing.T) {
 	}
 }
 
-func TestStaleSettings(t *testing.T) {
-	of := func(names ...string) []providers.Setting {
-		var s []providers.Setting
-		for _, n := range names {
-			s = append(s, providers.Setting{Name: n})
-		}
-		return s
-	}
-	for _, tc := range []struct {
-		applied, scope []providers.Setting
-		want           []string
-	}{
-		{nil, of("a"), nil},
-		{of("a"), nil, []string{"a"}},
-		{of("a", "b", "a"), of("b"), []string{"a"}},
-		{of("search_path"), of("Search_Path"), nil},
-	} {
-		if got := staleSettings(tc.applied, tc.scope); !slices.Equal(got, tc.want) {
-			t.Errorf("%v, %v: %v", tc.applied, tc.scope, got)
-		}
-	}
-}
-
 func TestCeilMillis(t *testing.T) {
 	for d, want := range map[time.Duration]int64{
 		1: 1, time.Microsecond: 1, time.Millisecond: 1, time.Millisecond + 1: 2, 1500 * time.Microsecond: 2, time.Second: 1000,

@@ -143,9 +143,9 @@ func (t *Tx) settle(ctx context.Context, op string, scope []providers.Setting) e
 		return nil
 	}
 	want := providers.WithinScope(r.confined, scope)
-	stale := staleSettings(r.applied, want)
+	stale := providers.StaleSettings(r.applied, want)
 	if r.tainted { // a ROLLBACK TO of the application's own can bring back any of them
-		stale = staleSettings(r.touched, want)
+		stale = providers.StaleSettings(r.touched, want)
 	}
 	for _, s := range scope {
 		if !slices.Contains(r.touched, s) {
@@ -169,17 +169,4 @@ func (t *Tx) settle(ctx context.Context, op string, scope []providers.Setting) e
 // transaction is confined to.
 func (t *Tx) isSettled() bool {
 	return slices.Equal(t.applied, t.confined) && (!t.tainted || len(t.touched) == 0)
-}
-
-// staleSettings names those that were applied and are not in scope.
-func staleSettings(applied, scope []providers.Setting) []string {
-	var stale []string
-	for _, a := range applied {
-		// PostgreSQL does not tell upper from lower case here.
-		same := func(s providers.Setting) bool { return strings.EqualFold(s.Name, a.Name) }
-		if !slices.ContainsFunc(scope, same) && !slices.Contains(stale, a.Name) {
-			stale = append(stale, a.Name)
-		}
-	}
-	return stale
 }
