@@ -192,7 +192,7 @@ func (c *conn) head(kind byte, body []byte) (*segment, error) {
 			return nil, err
 		}
 		return nil, pg
-	case 'N', 'A', 'S': // notice, notification, parameter
+	case msgNotice, 'A', 'S': // notice, notification, parameter
 		return nil, nil
 	default:
 		return nil, fmt.Errorf("message %q to no statement", kind)
@@ -238,6 +238,8 @@ func (c *conn) handle(kind byte, body []byte) error {
 			return pg // the session is over
 		}
 		return nil
+	case msgNotice:
+		return c.noteNotice(body)
 	}
 	if o == nil {
 		return nil
@@ -263,6 +265,20 @@ func (c *conn) handle(kind byte, body []byte) error {
 	case msgEmptyQuery:
 		c.seg.at++
 	}
+	return nil
+}
+
+// ReplicationWaits is the place in the server's source where a commit waits for its
+// synchronous standby. What the server says from there is that it stopped to, and it
+// then reports success.
+const ReplicationWaits = "SyncRepWaitForLSN"
+
+func (c *conn) noteNotice(body []byte) error {
+	var msg pgproto3.NoticeResponse
+	if err := msg.Decode(body); err != nil {
+		return err
+	}
+	c.seg.unreplicated = c.seg.unreplicated || msg.Routine == ReplicationWaits
 	return nil
 }
 
@@ -399,6 +415,7 @@ func (c *conn) settle(seg *segment, i int, took time.Duration) (stale *statement
 	if o.req.statement != nil && o.req.statement.gone.Load() {
 		c.forgets(o.req.statement) // it was driven out meanwhile
 	}
+	o.req.unreplicated = seg.unreplicated
 	c.ended = c.end(c.ended, o.req, v, asError(err))
 	return stale
 }
