@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/pgtest"
+	"github.com/pgkeel/pgkeel/pgtest/fault"
 	"github.com/pgkeel/pgkeel/providers"
 )
 
@@ -414,4 +417,113 @@ func TestWiredBatchConnOfACallback(t *testing.T) {
 			t.Errorf("%q: %v", tenant, raw)
 		}
 	}
+}
+
+// What is told of a batch is what the server did, wherever the connection is lost.
+func TestWiredBatchWithALossAtEachMessage(t *testing.T) {
+	for name, read := range map[string]func(pgx.BatchResults) error{
+		"closed": func(r pgx.BatchResults) error { return r.Close() },
+		"read": func(r pgx.BatchResults) error {
+			if _, err := r.Exec(); err != nil {
+				return errors.Join(err, r.Close())
+			}
+			_, err := rowsOf(r, 1)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fault.EachMessage(t, newTable, fault.Cut, func(t *testing.T, proxy *fault.Proxy) {
+				p := openPool(t, providers.Config{DSN: proxy.DSN(), Pool: providers.PoolStrategy{MaxSize: 1}})
+				direct := openPool(t, providers.Config{DSN: proxy.Upstream()})
+				b := &pgx.Batch{}
+				b.Queue("insert into t values ($1)", 1)
+				b.Queue("insert into t values ($1) returning n", 2)
+				err := read(p.SendBatch(t.Context(), b))
+				eventually(t, "the server is done", func() bool {
+					return value[int](t, direct, `select count(*) from pg_stat_activity where datname = current_database()
+						and pid <> pg_backend_pid() and (state = 'active' or xact_start is not null)`) == 0
+				})
+				there := rowsIn(t, direct)
+				if there == 1 || err == nil && there == 0 || err != nil && there == 2 && providers.OutcomeOf(err) != providers.OutcomeUnknown {
+					t.Errorf("%d rows are there: %v, %v", there, providers.OutcomeOf(err), err)
+				}
+				if (err == nil) != (len(proxy.Fired()) == 0) {
+					t.Errorf("%v, with %d losses", err, len(proxy.Fired()))
+				}
+			})
+		})
+	}
+}
+
+// While callers give up and backends are killed, each batch is done once or not at
+// all, as its caller is told, and nobody reads what is another's.
+func TestWiredBatchesAmongCallersWhoGiveUp(t *testing.T) {
+	p := balanced(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 3}})
+	direct := openPool(t, providers.Config{DSN: p.cfg.DSN})
+	mustExec(t, p, "create table t (n int)")
+	const workers, batches = 8, 60
+	told := make([]error, workers*batches)
+	var all, killer sync.WaitGroup
+	over := make(chan struct{})
+	killer.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(30 * time.Millisecond):
+				_, _ = direct.Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity
+					where datname = current_database() and pid <> pg_backend_pid() order by random() limit 1`)
+			}
+		}
+	})
+	for w := range workers {
+		all.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(w), 5))
+			for i := range batches {
+				id := w*batches + i
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(r.IntN(12_000))*time.Microsecond)
+				told[id] = sendTagged(ctx, t, p, r, id)
+				cancel()
+			}
+		})
+	}
+	all.Wait()
+	close(over)
+	killer.Wait()
+	done := 0
+	for id, err := range told {
+		n := value[int](t, direct, "select count(*) from t where n = $1", id)
+		o := providers.OutcomeOf(err)
+		if n != 0 && n != 2 || err == nil && n == 0 || err != nil && n == 2 && o != providers.OutcomeUnknown {
+			t.Errorf("%d: %d rows are there: %v, %v", id, n, o, err)
+		}
+		if err == nil {
+			done++
+		}
+	}
+	if done == 0 || done == len(told) {
+		t.Errorf("it proved little: %d were done", done)
+	}
+}
+
+// sendTagged sends a batch all of whose results say whose they are.
+func sendTagged(ctx context.Context, t *testing.T, p *Pool, r *rand.Rand, id int) error {
+	b := &pgx.Batch{}
+	b.Queue("insert into t values ($1)", id)
+	for range r.IntN(4) {
+		b.Queue("select $1::int, pg_sleep($2) from generate_series(1, $3::int)", id, r.Float64()/200, r.IntN(20)).Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				var tag int
+				if err := rows.Scan(&tag, nil); err == nil && tag != id {
+					t.Errorf("%d read what is %d's", id, tag)
+				}
+				if r.IntN(10) == 0 {
+					break
+				}
+			}
+			return nil
+		})
+	}
+	b.Queue("insert into t values ($1) returning n", id)
+	return p.SendBatch(ctx, b).Close()
 }
