@@ -284,6 +284,7 @@ func (pl *pipelined) do(ctx context.Context, op string, st pipeline.Statement, f
 		}
 		return pipeline.Result{}, pl.mapError(ctx, op, err)
 	}
+	firing.SetPID(result.PID())
 	err = result.Err()
 	if result.Unreplicated() {
 		err = errUnreplicated(ctx, op)

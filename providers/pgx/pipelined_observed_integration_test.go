@@ -36,6 +36,12 @@ func TestPipelinedHooksAndTracers(t *testing.T) {
 	if len(execs) != 2 || len(failed) != 1 || failed[0].CorrelationID != "c-1" || failed[0].SQL != "select 1/0" {
 		t.Errorf("execs %+v, errors %+v", execs, failed)
 	}
+	pid := uint32(value[int](t, p, "select pg_backend_pid()"))
+	for _, seen := range append(execs, failed...) {
+		if seen.PID != pid {
+			t.Errorf("%s ran on process %d, hooks saw %d", seen.SQL, pid, seen.PID)
+		}
+	}
 	if starts, ends := tracer.counts("select 1/0"); starts != ends || starts < 1 {
 		t.Errorf("the tracer saw %d starts and %d ends", starts, ends)
 	}

@@ -97,7 +97,7 @@ func (c *conn) submit(r *request) bool {
 		c.mu.Unlock()
 		return false
 	}
-	r.size = size
+	r.size, r.pid = size, c.session.PID
 	c.queue = append(c.queue, r)
 	c.bytes += size
 	c.load.Add(1)

@@ -58,6 +58,8 @@ type request struct {
 	ownLimit bool
 	bind     []byte
 	size     int
+	// pid is the server's process that it goes to.
+	pid uint32
 
 	// done, abandoned: under the connection's lock. An abandoned request has
 	// nobody waiting; the connection recycles it.

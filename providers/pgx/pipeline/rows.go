@@ -28,6 +28,9 @@ func (r *Result) Tag() pgconn.CommandTag {
 	return r.tag
 }
 
+// PID is the server's process that ran the statement.
+func (r *Result) PID() uint32 { return r.pid }
+
 // Err is the server's error, or nil.
 func (r *Result) Err() error { return r.err }
 
