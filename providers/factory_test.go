@@ -25,6 +25,9 @@ func (p *pointerProvider) Open(context.Context, providers.Config) (providers.Poo
 	return p.pool, nil
 }
 
+// opens is a provider whose pool does nothing.
+func opens() *pointerProvider { return &pointerProvider{struct{ providers.Pool }{}} }
+
 type mapProvider map[string]providers.Pool
 
 func (m mapProvider) Open(_ context.Context, cfg providers.Config) (providers.Pool, error) {
@@ -143,7 +146,7 @@ func TestRegisterConcurrently(t *testing.T) {
 	name := newName()
 	for range 32 {
 		wg.Go(func() {
-			switch err := providers.Register(name, &pointerProvider{}); {
+			switch err := providers.Register(name, opens()); {
 			case err == nil:
 				won.Add(1)
 			case !errors.Is(err, providers.ErrDuplicateProvider):
@@ -165,7 +168,7 @@ func TestRegisterConcurrently(t *testing.T) {
 func TestOpenHoldsNoLock(t *testing.T) {
 	outer, inner := newName(), newName()
 	err := providers.Register(outer, openFunc(func(ctx context.Context, cfg providers.Config) (providers.Pool, error) {
-		if err := providers.Register(inner, &pointerProvider{}); err != nil {
+		if err := providers.Register(inner, opens()); err != nil {
 			return nil, err
 		}
 		return providers.Open(ctx, inner, cfg)
