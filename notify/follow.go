@@ -94,7 +94,7 @@ func (f *follower) follow(ctx context.Context) error {
 			f.wait(ctx, f.settle.pause())
 		default:
 			f.settle.next, f.retry.next = followPauseMin, followPauseMin
-			f.wait(ctx, off(f.PollInterval, DefaultOutboxPoll))
+			f.wait(ctx, providers.OrDefault(f.PollInterval, DefaultOutboxPoll, 0))
 		}
 	}
 }

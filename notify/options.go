@@ -85,10 +85,10 @@ func (o Options) Validate() error {
 }
 
 func (o Options) withDefaults() Options {
-	o.HeartbeatInterval = off(o.HeartbeatInterval, DefaultHeartbeatInterval)
+	o.HeartbeatInterval = providers.OrDefault(o.HeartbeatInterval, DefaultHeartbeatInterval, 0)
 	o.AnswerTimeout = cmp.Or(o.AnswerTimeout, DefaultAnswerTimeout)
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, DefaultConnectTimeout)
-	o.SubscribeTimeout = off(o.SubscribeTimeout, DefaultSubscribeTimeout)
+	o.SubscribeTimeout = providers.OrDefault(o.SubscribeTimeout, DefaultSubscribeTimeout, 0)
 	o.RetryMin = cmp.Or(o.RetryMin, DefaultRetryMin)
 	o.RetryMax = cmp.Or(o.RetryMax, DefaultRetryMax)
 	o.Queue = o.Queue.withDefaults(Queue{})

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"sync"
 	"time"
-
-	"github.com/pgkeel/pgkeel/providers"
 )
 
 // DefaultQueueSize is how many messages a queue holds.
@@ -313,16 +311,4 @@ func (q *queue) stats() SubscriptionStats {
 		q.expire(time.Now())
 	}
 	return SubscriptionStats{Waiting: q.n, Queued: q.queued, Taken: q.taken, Dropped: q.dropped}
-}
-
-// off is a duration in which Off is none and zero is the default.
-func off(d, def time.Duration) time.Duration {
-	switch d {
-	case 0:
-		return def
-	case providers.Off:
-		return 0
-	default:
-		return d
-	}
 }

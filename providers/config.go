@@ -33,6 +33,19 @@ const (
 // Off turns off what a duration of zero would leave at its default.
 const Off time.Duration = -1
 
+// OrDefault resolves a duration: zero to the default, and [Off] to what stands for no
+// limit.
+func OrDefault(d, def, off time.Duration) time.Duration {
+	switch d {
+	case 0:
+		return def
+	case Off:
+		return off
+	default:
+		return d
+	}
+}
+
 // Profile fits the provider to what stands between it and PostgreSQL.
 type Profile uint8
 

@@ -50,3 +50,11 @@ func TestDefaultsAreValid(t *testing.T) {
 		t.Errorf("Off is %d, which somebody could mean as a duration", providers.Off)
 	}
 }
+
+func TestOrDefault(t *testing.T) {
+	for _, tc := range []struct{ d, want time.Duration }{{0, 5}, {providers.Off, 9}, {3, 3}} {
+		if got := providers.OrDefault(tc.d, 5, 9); got != tc.want {
+			t.Errorf("OrDefault(%d) = %d, want %d", tc.d, got, tc.want)
+		}
+	}
+}

@@ -61,10 +61,10 @@ func applyLifetimes(pc *pgxpool.Config, c providers.Config, named map[string]str
 	// The jitter is a tenth of the lifetime, so that connections made together
 	// do not end together. Lifetimes of 0 were read as "expired" by some
 	// releases of pgxpool, so none is ever passed through.
-	pc.MaxConnLifetime = orOff(c.Pool.MaxLifetime, life, forEver)
+	pc.MaxConnLifetime = providers.OrDefault(c.Pool.MaxLifetime, life, forEver)
 	pc.MaxConnLifetimeJitter = inDSN(named, "pool_max_conn_lifetime_jitter", pc.MaxConnLifetimeJitter,
 		min(pc.MaxConnLifetime/10, time.Hour))
-	pc.MaxConnIdleTime = orOff(c.Pool.MaxIdleTime, idle, forEver)
+	pc.MaxConnIdleTime = providers.OrDefault(c.Pool.MaxIdleTime, idle, forEver)
 	pc.HealthCheckPeriod = cmp.Or(c.Pool.HealthCheckInterval, interval)
 }
 
@@ -90,8 +90,8 @@ func applyTimeouts(pc *pgxpool.Config, c providers.Config, named map[string]stri
 	cc.ConnectTimeout = cmp.Or(c.ConnectTimeout, cc.ConnectTimeout, connect)
 	pc.PingTimeout = cmp.Or(c.PingTimeout, inDSN(named, "pool_ping_timeout", pc.PingTimeout, providers.DefaultPingTimeout))
 	cc.DialFunc = dialer(cc.ConnectTimeout,
-		orOff(c.KeepAlive, providers.DefaultKeepAlive, 0),
-		orOff(c.TCPUserTimeout, providers.DefaultTCPUserTimeout, 0))
+		providers.OrDefault(c.KeepAlive, providers.DefaultKeepAlive, 0),
+		providers.OrDefault(c.TCPUserTimeout, providers.DefaultTCPUserTimeout, 0))
 	if c.StatementTimeout > 0 {
 		cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(ceilMillis(c.StatementTimeout), 10)
 	}
@@ -120,18 +120,6 @@ func applyProfile(pc *pgxpool.Config, profile providers.Profile) {
 		return
 	}
 	cc.BuildContextWatcherHandler = newCanceller
-}
-
-// orOff resolves a duration in which zero is the default and Off is none.
-func orOff(d, def, off time.Duration) time.Duration {
-	switch d {
-	case 0:
-		return def
-	case providers.Off:
-		return off
-	default:
-		return d
-	}
 }
 
 // ceilMillis rounds up to PostgreSQL's unit: down to 0 would mean no limit.

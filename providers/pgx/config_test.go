@@ -290,19 +290,6 @@ func TestProfiles(t *testing.T) {
 	}
 }
 
-func TestDurations(t *testing.T) {
-	for _, tc := range []struct{ d, want time.Duration }{{0, 5}, {providers.Off, 9}, {3, 3}} {
-		if got := orOff(tc.d, 5, 9); got != tc.want {
-			t.Errorf("orOff(%d) = %d, want %d", tc.d, got, tc.want)
-		}
-	}
-	for d, want := range map[time.Duration]int64{1: 1, time.Millisecond: 1, time.Millisecond + 1: 2, 1500 * time.Millisecond: 1500} {
-		if got := ceilMillis(d); got != want {
-			t.Errorf("ceilMillis(%s) = %d, want %d", d, got, want)
-		}
-	}
-}
-
 func TestTrap12DSNErrorsHideSecrets(t *testing.T) {
 	for _, dsn := range []string{
 		"postgres://u:hunter2@h:notaport/d", "host=h password=hunter2 port=notaport", "postgres://u:hunter2@h/d?pool_max_conns=x",

@@ -109,7 +109,7 @@ func newPool(cfg providers.Config, pc *pgxpool.Config) *Pool {
 	p := &Pool{
 		cfg: cfg, hooks: cfg.Hooks,
 		maxConns: pc.MaxConns, minConns: pc.MinConns,
-		acquireTimeout: orOff(cfg.AcquireTimeout, providers.DefaultAcquireTimeout, 0),
+		acquireTimeout: providers.OrDefault(cfg.AcquireTimeout, providers.DefaultAcquireTimeout, 0),
 		connectTimeout: pc.ConnConfig.ConnectTimeout,
 		pingTimeout:    pc.PingTimeout,
 		pingAfter:      idleBeforePing,

@@ -171,7 +171,7 @@ func (p *Pool) limitWait(ctx context.Context) (context.Context, func()) {
 	limited, cancel := context.WithCancelCause(ctx)
 	unhook := context.AfterFunc(p.life, func() { cancel(providers.ErrPoolClosed) })
 	stop := func() { unhook(); cancel(nil) }
-	timeout := orOff(p.cfg.AcquireTimeout, providers.DefaultAcquireTimeout)
+	timeout := providers.OrDefault(p.cfg.AcquireTimeout, providers.DefaultAcquireTimeout, 0)
 	if timeout == 0 {
 		return limited, stop
 	}

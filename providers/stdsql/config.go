@@ -129,15 +129,3 @@ func withParameter(dsn, name, value string) string {
 
 // ceil counts in units and rounds up: down to 0 would mean no limit.
 func ceil(d, unit time.Duration) int64 { return int64((d + unit - 1) / unit) }
-
-// orOff resolves a duration in which zero is the default and Off is none.
-func orOff(d, def time.Duration) time.Duration {
-	switch d {
-	case 0:
-		return def
-	case providers.Off:
-		return 0
-	default:
-		return d
-	}
-}

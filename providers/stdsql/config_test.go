@@ -113,9 +113,6 @@ func TestDefaults(t *testing.T) {
 	if c.ConnectTimeout != 7*time.Second || c.Pool.MaxSize < 4 || c.Pool.MaxLifetime != providers.DefaultMaxLifetime || c.Pool.MaxIdleTime != providers.DefaultMaxIdleTime {
 		t.Errorf("%+v", c)
 	}
-	if orOff(providers.Off, time.Second) != 0 || orOff(0, time.Second) != time.Second || orOff(time.Minute, time.Second) != time.Minute {
-		t.Error("orOff")
-	}
 }
 
 func TestConnectDSN(t *testing.T) {

@@ -56,7 +56,7 @@ var _ providers.Pool = (*Pool)(nil)
 
 func newPool(cfg providers.Config) *Pool {
 	p := &Pool{
-		cfg: cfg, hooks: cfg.Hooks, pingTimeout: orOff(cfg.PingTimeout, providers.DefaultPingTimeout),
+		cfg: cfg, hooks: cfg.Hooks, pingTimeout: providers.OrDefault(cfg.PingTimeout, providers.DefaultPingTimeout, 0),
 		recent: map[any]time.Time{}, leases: map[*lease]struct{}{}, drained: make(chan struct{}),
 	}
 	p.types.New = func() any { return pgtype.NewMap() }
