@@ -89,12 +89,16 @@ func New(t testing.TB, opts Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	closeAtEnd(t, c)
+	return c
+}
+
+func closeAtEnd(t testing.TB, c closer) {
 	t.Cleanup(func() {
 		if err := c.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
-	return c
 }
 
 func (c *Cluster) populate(ctx context.Context) error {

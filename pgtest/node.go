@@ -193,8 +193,18 @@ func (n *Node) Start(ctx context.Context) error {
 	return n.operate(func() error { return n.start(ctx) })
 }
 
-// errPortTaken tells start to try another port.
 var errPortTaken = errors.New("the port is taken")
+
+// onPorts calls start, which chooses ports, and calls it again where somebody took one
+// between its look and the server's.
+func onPorts(start func() error) (err error) {
+	for range 6 {
+		if err = start(); !errors.Is(err, errPortTaken) {
+			return err
+		}
+	}
+	return err
+}
 
 func (n *Node) start(ctx context.Context) error {
 	if n.proc != nil && !n.proc.exited() {
@@ -203,18 +213,14 @@ func (n *Node) start(ctx context.Context) error {
 	if n.port.Load() != 0 {
 		return n.launch(ctx)
 	}
-	// Between our look at a port and the server's somebody may take it.
-	for attempt := 0; ; attempt++ {
+	return onPorts(func() error {
 		port, err := freePort()
 		if err != nil {
 			return err
 		}
 		n.port.Store(int32(port))
-		err = n.launch(ctx)
-		if err == nil || attempt == 5 || !errors.Is(err, errPortTaken) {
-			return err
-		}
-	}
+		return n.launch(ctx)
+	})
 }
 
 // freePort picks from below the range that systems give to outgoing

@@ -81,13 +81,12 @@ func StartPatroni(ctx context.Context, opts Options) (*Patroni, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Between our look at a port and the server's somebody may take it.
-	for attempt := 0; ; attempt++ {
-		p, err := startPatroni(ctx, opts, bin, programs)
-		if err == nil || attempt == 5 || !errors.Is(err, errPortTaken) {
-			return p, err
-		}
-	}
+	var p *Patroni
+	err = onPorts(func() (err error) {
+		p, err = startPatroni(ctx, opts, bin, programs)
+		return err
+	})
+	return p, err
 }
 
 // NewPatroni is StartPatroni for a test: it fails the test on an error, and
@@ -98,11 +97,7 @@ func NewPatroni(t testing.TB, opts Options) *Patroni {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := p.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
+	closeAtEnd(t, p)
 	return p
 }
 

@@ -154,20 +154,15 @@ func (b *PgBouncer) start(ctx context.Context, program string, settings map[stri
 	if err := errors.Join(s.makeDir(b.dir), s.writeFile(b.usersFile(), b.users())); err != nil {
 		return err
 	}
-	for attempt := 0; ; attempt++ {
-		port, err := freePort()
-		if err != nil {
+	return onPorts(func() (err error) {
+		if b.port, err = freePort(); err != nil {
 			return err
 		}
-		b.port = port
 		if err := s.writeFile(b.configFile(), b.configuration(settings)); err != nil {
 			return err
 		}
-		err = b.launch(ctx, program)
-		if err == nil || attempt == 5 || !errors.Is(err, errPortTaken) {
-			return err
-		}
-	}
+		return b.launch(ctx, program)
+	})
 }
 
 // launch starts it and waits for its own word that it is ready.
