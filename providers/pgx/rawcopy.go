@@ -88,82 +88,65 @@ func (e *streamError) Outcome() providers.Outcome { return providers.OutcomeOf(e
 
 // CopyFromReader runs a COPY … FROM STDIN with the data of r.
 func (p *Pool) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgconn.CommandTag, error) {
-	if err := copyIn.check(sql, r == nil); err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	if p.cfg.Scope != nil {
-		return inScope(ctx, p, func(tx *Tx) (pgconn.CommandTag, error) { return tx.CopyFromReader(ctx, r, sql) })
-	}
-	l, err := p.borrow(ctx, opCopy, nil)
-	if err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	defer l.release()
-	return p.copyIn(ctx, l.s, r, sql)
+	return p.rawCopy(ctx, &rawCopy{way: copyIn, sql: sql, from: r})
 }
 
 // CopyToWriter runs a COPY … TO STDOUT and writes its data to w.
 func (p *Pool) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.CommandTag, error) {
-	if err := copyOut.check(sql, w == nil); err != nil {
+	return p.rawCopy(ctx, &rawCopy{way: copyOut, sql: sql, to: w})
+}
+
+func (p *Pool) rawCopy(ctx context.Context, c *rawCopy) (pgconn.CommandTag, error) {
+	if err := c.check(); err != nil {
 		return pgconn.CommandTag{}, err
 	}
 	if p.cfg.Scope != nil {
-		return inScope(ctx, p, func(tx *Tx) (pgconn.CommandTag, error) { return tx.CopyToWriter(ctx, w, sql) })
+		return inScope(ctx, p, func(tx *Tx) (pgconn.CommandTag, error) { return tx.rawCopy(ctx, c) })
 	}
 	l, err := p.borrow(ctx, opCopy, nil)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
 	defer l.release()
-	return p.copyOut(ctx, l.s, w, sql)
+	return c.run(ctx, l.s)
 }
 
 // CopyFromReader runs a COPY … FROM STDIN with the data of r.
 func (c *Conn) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgconn.CommandTag, error) {
-	if err := copyIn.check(sql, r == nil); err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	if c.pool().cfg.Scope != nil {
-		return inScope(ctx, c, func(tx *Tx) (pgconn.CommandTag, error) { return tx.CopyFromReader(ctx, r, sql) })
-	}
-	if err := c.enter(); err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	defer c.use.leave()
-	return c.pool().copyIn(ctx, c.lease.s, r, sql)
+	return c.rawCopy(ctx, &rawCopy{way: copyIn, sql: sql, from: r})
 }
 
 // CopyToWriter runs a COPY … TO STDOUT and writes its data to w.
 func (c *Conn) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.CommandTag, error) {
-	if err := copyOut.check(sql, w == nil); err != nil {
+	return c.rawCopy(ctx, &rawCopy{way: copyOut, sql: sql, to: w})
+}
+
+func (c *Conn) rawCopy(ctx context.Context, work *rawCopy) (pgconn.CommandTag, error) {
+	if err := work.check(); err != nil {
 		return pgconn.CommandTag{}, err
 	}
 	if c.pool().cfg.Scope != nil {
-		return inScope(ctx, c, func(tx *Tx) (pgconn.CommandTag, error) { return tx.CopyToWriter(ctx, w, sql) })
+		return inScope(ctx, c, func(tx *Tx) (pgconn.CommandTag, error) { return tx.rawCopy(ctx, work) })
 	}
 	if err := c.enter(); err != nil {
 		return pgconn.CommandTag{}, err
 	}
 	defer c.use.leave()
-	return c.pool().copyOut(ctx, c.lease.s, w, sql)
+	return work.run(ctx, c.lease.s)
 }
 
 // CopyFromReader runs a COPY … FROM STDIN with the data of r.
 func (t *Tx) CopyFromReader(ctx context.Context, r io.Reader, sql string) (pgconn.CommandTag, error) {
-	if err := copyIn.check(sql, r == nil); err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	ctx, cancel, err := t.enterPlain(ctx, opCopy)
-	if err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	defer t.leave(cancel)
-	return t.root.pool.copyIn(ctx, t.root.lease.s, r, sql)
+	return t.rawCopy(ctx, &rawCopy{way: copyIn, sql: sql, from: r})
 }
 
 // CopyToWriter runs a COPY … TO STDOUT and writes its data to w.
 func (t *Tx) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.CommandTag, error) {
-	if err := copyOut.check(sql, w == nil); err != nil {
+	return t.rawCopy(ctx, &rawCopy{way: copyOut, sql: sql, to: w})
+}
+
+func (t *Tx) rawCopy(ctx context.Context, c *rawCopy) (pgconn.CommandTag, error) {
+	if err := c.check(); err != nil {
 		return pgconn.CommandTag{}, err
 	}
 	ctx, cancel, err := t.enterPlain(ctx, opCopy)
@@ -171,58 +154,65 @@ func (t *Tx) CopyToWriter(ctx context.Context, w io.Writer, sql string) (pgconn.
 		return pgconn.CommandTag{}, err
 	}
 	defer t.leave(cancel)
-	return t.root.pool.copyOut(ctx, t.root.lease.s, w, sql)
+	return c.run(ctx, t.root.lease.s)
 }
 
-func (p *Pool) copyIn(ctx context.Context, s *session, r io.Reader, sql string) (tag pgconn.CommandTag, err error) {
-	ctx, f := p.startHook(ctx, providers.EventCopy, sql, s.pid)
+// rawCopy is a COPY of the data of a reader, or to a writer.
+type rawCopy struct {
+	way  copyWay
+	sql  string
+	from io.Reader
+	to   io.Writer
+}
+
+func (c *rawCopy) check() error { return c.way.check(c.sql, c.from == nil && c.to == nil) }
+
+func (c *rawCopy) run(ctx context.Context, s *session) (tag pgconn.CommandTag, err error) {
+	err = errPanicked // until the caller's reader or writer came back
+	ctx, f := s.pool.startHook(ctx, providers.EventCopy, c.sql, s.pid)
 	if f != nil {
-		err = errPanicked // until the reader came back
 		defer func() { f.End(tag.RowsAffected(), err) }()
 	}
-	o, behind := p.beginOrder(ctx, s, opCopy)
+	o, behind := s.pool.beginOrder(ctx, s, opCopy)
 	if behind != nil {
 		return tag, behind
 	}
 	defer func() { o.tell(ctx, err) }()
-	s.soil(sql)
-	feed := newFeeder(ctx, r)
+	s.soil(c.sql)
+	if c.way == copyIn {
+		return c.read(ctx, s)
+	}
+	return c.write(ctx, s)
+}
+
+// read has the server take what the reader has.
+func (c *rawCopy) read(ctx context.Context, s *session) (pgconn.CommandTag, error) {
+	feed := newFeeder(ctx, c.from)
 	s.copying = feed.stop
-	tag, err = s.conn.PgConn().CopyFrom(ctx, feed, sql)
+	tag, err := s.conn.PgConn().CopyFrom(ctx, feed, c.sql)
 	s.copying = nil
 	if panicked := feed.end(); panicked != nil {
-		err = errPanicked
 		panic(panicked)
 	}
-	p.doubtCopy(ctx, s.conn, err)
-	err = p.mapError(ctx, opCopy, err)
+	s.pool.doubtCopy(ctx, s.conn, err)
+	err = s.pool.mapError(ctx, opCopy, err)
 	if failure := feed.failure(); failure != nil && err != nil {
 		err = &streamError{copyIn, failure, err}
 	}
 	return tag, err
 }
 
-func (p *Pool) copyOut(ctx context.Context, s *session, w io.Writer, sql string) (tag pgconn.CommandTag, err error) {
-	ctx, f := p.startHook(ctx, providers.EventCopy, sql, s.pid)
-	if f != nil {
-		err = errPanicked // until the writer came back
-		defer func() { f.End(tag.RowsAffected(), err) }()
-	}
-	o, behind := p.beginOrder(ctx, s, opCopy)
-	if behind != nil {
-		return tag, behind
-	}
-	defer func() { o.tell(ctx, err) }()
-	s.soil(sql)
+// write hands what the server has to the writer.
+func (c *rawCopy) write(ctx context.Context, s *session) (pgconn.CommandTag, error) {
 	cut := false
-	out := &drain{w: w, stop: func() { cut = p.stopServer(ctx, s.conn) }}
+	out := &drain{w: c.to, stop: func() { cut = s.pool.stopServer(ctx, s.conn) }}
 	returned := false
 	defer func() {
 		if !returned { // the writer ended the goroutine in the middle of the driver
 			_ = s.conn.Close(ended())
 		}
 	}()
-	tag, err = s.conn.PgConn().CopyTo(ctx, out, sql)
+	tag, err := s.conn.PgConn().CopyTo(ctx, out, c.sql)
 	returned = true
 	if out.err != nil && !isStopped(err) {
 		s.retire() // the request to stop could still hit the next statement
@@ -231,13 +221,12 @@ func (p *Pool) copyOut(ctx context.Context, s *session, w io.Writer, sql string)
 		_ = s.conn.Close(ended())
 	}
 	if out.panic != nil {
-		err = errPanicked
 		panic(out.panic)
 	}
 	if !cut {
-		p.doubtCopy(ctx, s.conn, err)
+		s.pool.doubtCopy(ctx, s.conn, err)
 	}
-	err = p.mapError(ctx, opCopy, err)
+	err = s.pool.mapError(ctx, opCopy, err)
 	if out.err != nil {
 		err = &streamError{copyOut, out.err, err}
 	}
