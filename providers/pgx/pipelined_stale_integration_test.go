@@ -2,6 +2,9 @@ package pgx
 
 import (
 	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -207,5 +210,62 @@ func TestPipelinedTypesOfNewConnections(t *testing.T) {
 				t.Errorf("round %d: %v, %v", round, got, err)
 			}
 		}
+	}
+}
+
+// A table changes all the time while many read it and write to it. What they get is
+// read as what it is. A plan can fail to fit more often than the statement is repeated.
+func TestPipelinedTableChangesMeanwhile(t *testing.T) {
+	p := pipelinedPool(t, providers.Config{Pipelining: &providers.Pipelining{}, Pool: providers.PoolStrategy{MaxSize: 6}})
+	mustExec(t, p, "create table t (a int, b text default 'b')")
+	mustExec(t, p, "insert into t values ($1)", 1)
+	var asked, changed atomic.Int64
+	var all sync.WaitGroup
+	for w := range 8 {
+		all.Go(func() {
+			ctx, sql := t.Context(), "select * from t"
+			if w%2 == 0 {
+				ctx = providers.WithReadOnly(ctx)
+			} else if w == 3 {
+				sql = "update t set b = b returning *"
+			}
+			for changed.Load() < 60 && !t.Failed() {
+				asked.Add(1)
+				rows, err := p.Query(ctx, sql)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				row, err := pgx.CollectExactlyOneRow(rows, pgx.RowToMap)
+				if pg := providers.NewPGError(err); err != nil && (pg == nil || !pg.IsStalePlan()) {
+					t.Error(err)
+				}
+				for column, v := range row {
+					switch got := fmt.Sprintf("%T %v", v, v); {
+					case column == "a" && (got == "int32 1" || got == "int64 1" || got == "string 1"):
+					case column == "b" && got == "string b", column[0] == 'c' && got == "int32 "+column[1:]:
+					default:
+						t.Errorf("%s is %s", column, got)
+					}
+				}
+			}
+		})
+	}
+	for i := range 60 {
+		before := asked.Load()
+		mustExec(t, p, fmt.Sprintf("alter table t add c%d int default %[1]d", i))
+		mustExec(t, p, "alter table t alter a type "+[]string{"bigint", "text", "int using a::int"}[i%3])
+		if i > 2 {
+			mustExec(t, p, fmt.Sprintf("alter table t drop c%d", i-2))
+		}
+		if i%10 == 5 {
+			p.Reset()
+		}
+		eventually(t, "others have looked", func() bool { return t.Failed() || asked.Load() > before+10 })
+		changed.Add(1)
+	}
+	all.Wait()
+	if s := p.Stats().Pipeline; s.Statements < 100 || s.Repeated == 0 {
+		t.Errorf("it proved little: %+v", s)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // conn is a connection that many callers share.
@@ -71,6 +73,9 @@ type conn struct {
 	lastDone time.Duration
 	ended    []*request
 	lastTag  tagCache
+	// others are the columns of statements that returned others than those known when
+	// they were prepared here.
+	others map[*statement][]pgconn.FieldDescription
 
 	// more wakes the reading goroutine.
 	more chan struct{}
@@ -81,7 +86,8 @@ func newConn(e *Engine, s *Session, readOnly bool) *conn {
 	now := e.now()
 	c := &conn{
 		engine: e, session: s, readOnly: readOnly, prepared: map[*statement]struct{}{},
-		born: now, used: now, more: make(chan struct{}, 1), dead: make(chan struct{}),
+		others: map[*statement][]pgconn.FieldDescription{},
+		born:   now, used: now, more: make(chan struct{}, 1), dead: make(chan struct{}),
 	}
 	c.roundTrip.Store(int64(s.RoundTrip))
 	e.running.Go(c.readWhenTold)

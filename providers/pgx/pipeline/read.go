@@ -316,15 +316,17 @@ func (c *conn) describeRows(o *op, kind byte, body []byte) error {
 		}
 		fields = decode.Fields(&msg)
 	}
-	o.changed = o.prepares != nil && !o.prepares.returns(fields)
-	if o.req == nil {
-		return nil
-	}
-	if o.req.kind == kindDescribe {
-		c.seg.at++ // nothing is executed
-	}
-	if o.req.kind == kindDescribe || o.changed {
+	switch {
+	case o.prepares == nil && o.req != nil: // described, and nothing is executed
 		o.req.fields = fields
+		c.seg.at++
+	case o.prepares != nil && o.prepares.returns(fields):
+		delete(c.others, o.prepares)
+	case o.prepares != nil:
+		for i := range fields {
+			fields[i].Format = o.prepares.formatOf(i)
+		}
+		c.others[o.prepares] = fields
 	}
 	return nil
 }
@@ -384,8 +386,10 @@ func (c *conn) settle(seg *segment, i int, took time.Duration) (stale *statement
 	if o.setter != nil && i == seg.at && seg.err != nil && isStale(seg.err) {
 		c.forgets(o.setter)
 	}
-	if o.changed {
-		stale = o.prepares
+	fields, other := c.returnsOthers(o)
+	if other {
+		stale = o.known()
+		c.forgets(stale)
 	}
 	if o.req == nil {
 		return stale
@@ -393,10 +397,11 @@ func (c *conn) settle(seg *segment, i int, took time.Duration) (stale *statement
 	c.load.Add(-1)
 	v, err := seg.verdictOf(i, c.readOnly)
 	switch {
+	case err == nil && other && c.readOnly:
+		v = skipped // what is new may have another format
+	case err == nil && other:
+		o.req.fields = fields
 	case err == nil:
-		if o.changed && c.readOnly {
-			v = skipped // what is new may have another format
-		}
 	case c.suspect > 0 && err.Code == codeQueryCanceled:
 		v, err = skipped, nil // by a limit that was not its own
 	case o.req.kind != kindExec:
@@ -406,11 +411,9 @@ func (c *conn) settle(seg *segment, i int, took time.Duration) (stale *statement
 		}
 	case o.isEarly(err):
 		v, stale = skipped, o.req.statement
+		c.forgets(stale)
 	case mayBeStale(err) || !o.bound && strings.HasPrefix(err.Code, "22"):
 		o.req.statement.doubted.Store(true)
-	}
-	if stale != nil {
-		c.forgets(stale)
 	}
 	if o.req.statement != nil && o.req.statement.gone.Load() {
 		c.forgets(o.req.statement) // it was driven out meanwhile
@@ -418,6 +421,24 @@ func (c *conn) settle(seg *segment, i int, took time.Duration) (stale *statement
 	o.req.unreplicated = seg.unreplicated
 	c.ended = c.end(c.ended, o.req, v, asError(err))
 	return stale
+}
+
+// returnsOthers reports whether this connection prepared the statement of an op when
+// it returned other columns than those that are known of it, and which.
+func (c *conn) returnsOthers(o *op) ([]pgconn.FieldDescription, bool) {
+	if len(c.others) == 0 {
+		return nil, false
+	}
+	fields, other := c.others[o.known()]
+	return fields, other
+}
+
+// known is the statement that is prepared or executed, if it is somebody's.
+func (o *op) known() *statement {
+	if o.req != nil && o.req.kind == kindExec {
+		return o.req.statement
+	}
+	return o.prepares
 }
 
 // noteRoundTrip learns from an answer how long the way there and back takes: at most
@@ -505,7 +526,7 @@ func isStale(err *pgconn.PgError) bool {
 
 // isEarly reports an error from before a statement ran, due to what is known of it.
 func (o *op) isEarly(err *pgconn.PgError) bool {
-	return isStale(err) || o.changed && err.Code == codeProtocolViolation || o.prepares != nil && !o.prepared && mayBeStale(err)
+	return isStale(err) || !o.bound && err.Code == codeProtocolViolation || o.prepares != nil && !o.prepared && mayBeStale(err)
 }
 
 // mayBeStale reports an error that can be due to what was described, such as the

@@ -54,9 +54,6 @@ func (r *Result) columns() *decode.Columns {
 		return r.codec.columnsOf(r.statement)
 	}
 	// As this connection described them: the table may have changed since.
-	for i := range r.fields {
-		r.fields[i].Format = r.statement.formatOf(i)
-	}
 	return &decode.Columns{Types: r.codec.types, Fields: r.fields}
 }
 

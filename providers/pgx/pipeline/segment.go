@@ -15,9 +15,9 @@ type op struct {
 	// others.
 	setter *statement
 	// prepares is the statement that is prepared ahead of it, prepared that the
-	// server has done so, changed that it returns other columns than those known.
-	prepares          *statement
-	prepared, changed bool
+	// server has done so.
+	prepares *statement
+	prepared bool
 	// bound says that the server has taken the arguments.
 	bound bool
 }
