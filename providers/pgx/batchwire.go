@@ -29,8 +29,17 @@ func (*messages) Frontend() {}
 // Decode is never asked for.
 func (*messages) Decode([]byte) error { return errProtocol }
 
-// Encode appends them.
-func (m *messages) Encode(dst []byte) ([]byte, error) { return append(dst, *m...), nil }
+// largeMessages are more than the driver's buffer has room for.
+const largeMessages = 1024
+
+// Encode appends them. Large ones become the driver's buffer, which it lets go of once
+// it is written.
+func (m *messages) Encode(dst []byte) ([]byte, error) {
+	if len(dst) == 0 && len(*m) > largeMessages {
+		return *m, nil
+	}
+	return append(dst, *m...), nil
+}
 
 // keepMessages and keepItems are how large buffers may be that are kept for the next
 // batch.
