@@ -153,7 +153,10 @@ func (pl *pipelined) adopt(ctx context.Context, conn *pgx.Conn) (*pipeline.Sessi
 		return nil, err
 	}
 	s.Conn = hijacked.Conn
-	s.Close = func() { terminate(hijacked.Conn) }
+	s.Close = func() {
+		pl.pool.gauges.closed.Add(1)
+		terminate(hijacked.Conn)
+	}
 	pl.conn.Store(conn)
 	growSendBuffer(hijacked.Conn)
 	return s, nil

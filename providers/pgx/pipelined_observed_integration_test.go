@@ -196,4 +196,9 @@ func TestPipelinedStatisticsAddUp(t *testing.T) {
 	if s.Depth != 0 || s.Segments > s.Statements+s.Flushes {
 		t.Errorf("%+v", s)
 	}
+	p.Reset()
+	eventually(t, "connections that were made are open or closed", func() bool {
+		s := p.Stats()
+		return s.Pipeline.Connections == 0 && s.Connects-s.Closed == int64(s.Open)
+	})
 }
