@@ -159,11 +159,6 @@ func drawBatch(r *rand.Rand, kept, inTx, failed bool) (d drawnBatch) {
 	return d
 }
 
-// batchSenderOf is what both pgkeel and pgx send batches with.
-type batchSenderOf interface {
-	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
-}
-
 var errOwn = errors.New("the callback's own")
 
 // play sends a batch and tells all that came of it.
@@ -180,7 +175,7 @@ func (p *play) say(format string, args ...any) {
 }
 
 // send sends a batch and does with its results what was drawn.
-func (p *play) send(ctx context.Context, on batchSenderOf, d drawnBatch) {
+func (p *play) send(ctx context.Context, on batchSender, d drawnBatch) {
 	b := &pgx.Batch{}
 	for i, q := range d.queued {
 		item := b.Queue(q.sql, q.args...)
@@ -210,7 +205,7 @@ func (p *play) send(ctx context.Context, on batchSenderOf, d drawnBatch) {
 // callback gives a statement one that tells what it read. One that is called with
 // an error tells nothing: whether it is called at all then differs.
 func (p *play) callback(i int, item *pgx.QueuedQuery, how reading, fails bool) {
-	err := error(nil)
+	var err error
 	if fails {
 		err = errOwn
 	}
@@ -232,7 +227,7 @@ func (p *play) callback(i int, item *pgx.QueuedQuery, how reading, fails bool) {
 			}
 			return err
 		})
-	case readAll, readPart, readWrong:
+	case readAll, readPart, readWrong: // readOpen has none
 		item.Query(func(rows pgx.Rows) error {
 			said, failure := readRows(rows, how)
 			if failure != nil {
@@ -339,14 +334,14 @@ func outcome(err error) string {
 // side is one of the two that are compared.
 type side struct {
 	pool interface {
-		batchSenderOf
+		batchSender
 		Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 		Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	}
-	acquire func() (batchSenderOf, *pgconn.PgConn, func())
-	begin   func() (batchSenderOf, *pgconn.PgConn, func(commit bool) error)
+	acquire func() (batchSender, *pgconn.PgConn, func())
+	begin   func() (batchSender, *pgconn.PgConn, func(commit bool) error)
 
-	kept    batchSenderOf
+	kept    batchSender
 	wire    *pgconn.PgConn
 	release func()
 }
@@ -376,11 +371,11 @@ func (s *side) drop() {
 func ourSide(t *testing.T, p *Pool) *side {
 	return &side{
 		pool: p,
-		acquire: func() (batchSenderOf, *pgconn.PgConn, func()) {
+		acquire: func() (batchSender, *pgconn.PgConn, func()) {
 			c := acquireN(t, p, 1)[0].(*Conn)
 			return c, c.lease.conn().PgConn(), c.Release
 		},
-		begin: func() (batchSenderOf, *pgconn.PgConn, func(bool) error) {
+		begin: func() (batchSender, *pgconn.PgConn, func(bool) error) {
 			tx := begin(t, p, providers.TxOptions{})
 			return tx, tx.lease.conn().PgConn(), func(commit bool) error {
 				if commit {
@@ -395,14 +390,14 @@ func ourSide(t *testing.T, p *Pool) *side {
 func theirSide(t *testing.T, p *pgxpool.Pool) *side {
 	return &side{
 		pool: p,
-		acquire: func() (batchSenderOf, *pgconn.PgConn, func()) {
+		acquire: func() (batchSender, *pgconn.PgConn, func()) {
 			c, err := p.Acquire(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
 			return c, c.Conn().PgConn(), c.Release
 		},
-		begin: func() (batchSenderOf, *pgconn.PgConn, func(bool) error) {
+		begin: func() (batchSender, *pgconn.PgConn, func(bool) error) {
 			tx, err := p.Begin(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -423,7 +418,7 @@ func preparesByName(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // compare plays a batch on both, and counts what left as one exchange.
-func compare(t *testing.T, what string, ours, theirs batchSenderOf, d drawnBatch, wired *int) (same bool) {
+func compare(t *testing.T, what string, ours, theirs batchSender, d drawnBatch, wired *int) (same bool) {
 	t.Helper()
 	var got, want play
 	want.send(t.Context(), theirs, d)
@@ -523,7 +518,7 @@ func playTx(t *testing.T, r *rand.Rand, what string, ours, theirs *side, wired *
 	ourTx, ourWire, ourEnd := ours.begin()
 	theirTx, theirWire, theirEnd := theirs.begin()
 	if r.IntN(4) == 0 {
-		for _, tx := range []batchSenderOf{ourTx, theirTx} {
+		for _, tx := range []batchSender{ourTx, theirTx} {
 			b := &pgx.Batch{}
 			b.Queue("select 1/0")
 			_ = tx.SendBatch(t.Context(), b).Close()

@@ -262,3 +262,30 @@ func TestBatchResultsKept(t *testing.T) {
 		})
 	}
 }
+
+// Over a batch that is none the driver panics, which occupies nothing; one without
+// statements has no results.
+func TestBatchOfNothing(t *testing.T) {
+	onEach(t, providers.Config{}, "", func(t *testing.T, p *Pool, q runner) {
+		for name, b := range map[string]*pgx.Batch{
+			"no batch": nil, "no statement": {QueuedQueries: []*pgx.QueuedQuery{nil}},
+			"a statement and none": {QueuedQueries: []*pgx.QueuedQuery{{SQL: "select 1"}, nil}},
+		} {
+			if panics(func() { _ = q.(sender).SendBatch(t.Context(), b).Close() }) == nil {
+				t.Errorf("%s: not as in pgx", name)
+			}
+			mustExec(t, q, "select 1")
+		}
+		results := q.(sender).SendBatch(t.Context(), &pgx.Batch{})
+		if _, err := results.Exec(); outcome(err) != errNoMore.Error() {
+			t.Error(err)
+		}
+		if err := results.Close(); err != nil {
+			t.Error(err)
+		}
+		mustExec(t, q, "select 1")
+		if s := p.Stats(); s.Connects != 1 {
+			t.Errorf("%d connections were made", s.Connects)
+		}
+	})
+}
