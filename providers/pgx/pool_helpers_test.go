@@ -45,6 +45,23 @@ func closeAtEnd(t testing.TB, p *Pool) {
 	})
 }
 
+// balanced opens a pool of few connections that must all be back when the test
+// is over.
+func balanced(t testing.TB, cfg providers.Config) *Pool {
+	t.Helper()
+	if cfg.Pool.MaxSize == 0 {
+		cfg.Pool.MaxSize = 1
+	}
+	if cfg.AcquireTimeout > 0 && cfg.Pool.InitialSize == 0 {
+		cfg.Pool.InitialSize = cfg.Pool.MaxSize // the limit is for waits, not for connecting on a busy machine
+	}
+	p := openPool(t, cfg)
+	t.Cleanup(func() {
+		eventually(t, "every connection is back", func() bool { return p.Stats().InUse == 0 })
+	})
+	return p
+}
+
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()

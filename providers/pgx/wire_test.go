@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"github.com/pgkeel/pgkeel/providers"
 )
 
 // verdict is what becomes of a message of the client.
@@ -23,8 +21,6 @@ const (
 	cutBefore
 	// cutAfter lets the server do as asked, and the client never hears of it.
 	cutAfter
-	// hold swallows the message and leaves the client waiting.
-	hold
 )
 
 // wire is a proxy that understands messages: it counts what the client flushes,
@@ -51,7 +47,7 @@ func (w *wire) serve(client net.Conn, host string) {
 	if err != nil {
 		return
 	}
-	start, err := readStartup(client)
+	start, err := readMessage(client, 4)
 	if err == nil {
 		_, err = server.Write(start)
 	}
@@ -60,7 +56,7 @@ func (w *wire) serve(client net.Conn, host string) {
 	back.Go(func() {
 		defer client.Close()
 		for {
-			raw, err := readMessage(server)
+			raw, err := readMessage(server, 5)
 			if err != nil {
 				return
 			}
@@ -74,14 +70,12 @@ func (w *wire) serve(client net.Conn, host string) {
 	})
 	for err == nil {
 		var raw []byte
-		if raw, err = readMessage(client); err != nil {
+		if raw, err = readMessage(client, 5); err != nil {
 			break
 		}
 		switch w.judge(raw[0], raw[5:]) {
 		case cutBefore:
 			err = io.EOF
-			continue
-		case hold:
 			continue
 		case cutAfter:
 			swallowing.Store(true)
@@ -132,71 +126,14 @@ func (w *wire) count(do func()) int {
 	return w.flushes - before
 }
 
-func readStartup(r io.Reader) ([]byte, error) {
-	head := make([]byte, 4)
-	if _, err := io.ReadFull(r, head); err != nil {
+// readMessage reads a message: its head of so many bytes, the last four of which are
+// the length, and its body.
+func readMessage(r io.Reader, head int) ([]byte, error) {
+	raw := make([]byte, head)
+	if _, err := io.ReadFull(r, raw); err != nil {
 		return nil, err
 	}
-	raw := slices.Concat(head, make([]byte, binary.BigEndian.Uint32(head)-4))
-	_, err := io.ReadFull(r, raw[4:])
+	raw = slices.Concat(raw, make([]byte, binary.BigEndian.Uint32(raw[head-4:])-4))
+	_, err := io.ReadFull(r, raw[head:])
 	return raw, err
-}
-
-func readMessage(r io.Reader) ([]byte, error) {
-	head := make([]byte, 5)
-	if _, err := io.ReadFull(r, head); err != nil {
-		return nil, err
-	}
-	raw := slices.Concat(head, make([]byte, binary.BigEndian.Uint32(head[1:])-4))
-	_, err := io.ReadFull(r, raw[5:])
-	return raw, err
-}
-
-// balanced opens a pool of few connections that must all be back when the test
-// is over.
-func balanced(t testing.TB, cfg providers.Config) *Pool {
-	t.Helper()
-	if cfg.Pool.MaxSize == 0 {
-		cfg.Pool.MaxSize = 1
-	}
-	if cfg.AcquireTimeout > 0 && cfg.Pool.InitialSize == 0 {
-		cfg.Pool.InitialSize = cfg.Pool.MaxSize // the limit is for waits, not for connecting on a busy machine
-	}
-	p := openPool(t, cfg)
-	t.Cleanup(func() {
-		eventually(t, "every connection is back", func() bool { return p.Stats().InUse == 0 })
-	})
-	return p
-}
-
-func begin(t testing.TB, p *Pool, opts providers.TxOptions) *Tx {
-	t.Helper()
-	tx, err := p.Begin(t.Context(), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tx.(*Tx)
-}
-
-func savepoint(t testing.TB, tx *Tx, name string) *Tx {
-	t.Helper()
-	sp, err := tx.Savepoint(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sp.(*Tx)
-}
-
-func mustCommit(t testing.TB, tx providers.Tx) {
-	t.Helper()
-	if err := tx.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func mustRollback(t testing.TB, tx providers.Tx) {
-	t.Helper()
-	if err := tx.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 }
