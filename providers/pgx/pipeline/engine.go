@@ -337,8 +337,9 @@ func (e *Engine) describe(ctx context.Context, c *conn, sql string) (*statement,
 		return nil, ErrElsewhere
 	}
 	r, err := e.send(ctx, c, r)
+	var notSent *NotSentError
 	switch {
-	case err != nil && !isMisfit(err):
+	case errors.Is(err, ErrElsewhere), errors.As(err, &notSent):
 		return nil, err
 	case err != nil: // nothing was executed
 		return nil, &NotSentError{err}
