@@ -3,6 +3,7 @@ package pipeline
 import (
 	"encoding/binary"
 	"math"
+	"math/bits"
 	"strconv"
 	"sync"
 	"time"
@@ -179,7 +180,7 @@ func within(settings []string, left time.Duration) []string {
 		if settings[i] != statementTimeout {
 			continue
 		}
-		most := max(1, int64((left+time.Millisecond-1)/time.Millisecond))
+		most := millis(left)
 		ms, err := strconv.ParseInt(settings[i+1], 10, 64)
 		if err != nil || ms > 0 && ms < most {
 			continue
@@ -195,10 +196,17 @@ func within(settings []string, left time.Duration) []string {
 // limitFor is the statement_timeout for what is left of a deadline, in
 // milliseconds. Rounded up by at most an eighth, it changes less often.
 func limitFor(left time.Duration) int64 {
-	ms := max(1, int64((left+time.Millisecond-1)/time.Millisecond))
-	step := int64(1)
-	for ms/step >= 16 {
-		step *= 2
+	ms := millis(left)
+	step := int64(1) << max(0, bits.Len64(uint64(ms))-4) //nolint:gosec // positive
+	return min((ms+step-1)&^(step-1), math.MaxInt32)
+}
+
+// millis rounds up, to 1 at least. It divides first: what is left can be as long as a
+// duration gets.
+func millis(left time.Duration) int64 {
+	ms := int64(left / time.Millisecond)
+	if left%time.Millisecond > 0 {
+		ms++
 	}
-	return min((ms+step-1)/step*step, math.MaxInt32)
+	return max(1, ms)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"testing"
@@ -106,6 +107,9 @@ func TestLimitForIsRoundedUpByAnEighth(t *testing.T) {
 		if got := limitFor(left); got != want {
 			t.Errorf("%v ms: %d, want %d", ms, got, want)
 		}
+	}
+	if got := limitFor(math.MaxInt64); got != math.MaxInt32 {
+		t.Errorf("a deadline without end: %d", got)
 	}
 }
 
