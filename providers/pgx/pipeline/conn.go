@@ -241,10 +241,8 @@ func (c *conn) compose(now time.Duration) {
 	if len(c.inflight) == 0 {
 		c.startHead(now)
 	}
-	queue := c.queue
-	if c.checking {
-		queue = queue[:1] // the ping
-	}
+	queue := c.queue[:c.portion()]
+	sent := len(queue)
 	for len(queue) > 0 {
 		seg := c.newSegment()
 		seg.sent = now
@@ -267,12 +265,27 @@ func (c *conn) compose(now time.Duration) {
 		seg.last = len(queue) == 0
 	}
 	c.flights++
-	rest := 0
-	if c.checking {
-		rest = copy(c.queue, c.queue[1:])
-	}
+	rest := copy(c.queue, c.queue[sent:])
 	clear(c.queue[rest:])
 	c.queue, c.out = c.queue[:rest], out
+}
+
+// leastPortion is how many reads always leave together.
+const leastPortion = 8
+
+// portion is how much of the queue leaves with a flush. Reads whose answers come
+// together ask again together; were all of them to leave at once, the server would
+// have next to nothing to do while their callers are answered. So it gets half of
+// what there is, and the rest while it works on that.
+func (c *conn) portion() int {
+	switch {
+	case c.checking:
+		return 1 // the ping
+	case c.readOnly:
+		return min(len(c.queue), max(int(c.load.Load()+1)/2, leastPortion))
+	default:
+		return len(c.queue)
+	}
 }
 
 func (c *conn) newSegment() *segment {

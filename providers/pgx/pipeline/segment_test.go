@@ -35,9 +35,13 @@ func FuzzSegments(f *testing.F) {
 			queue = append(queue, req)
 		}
 		c.queue = slices.Clone(queue)
-		c.compose(1)
-		if len(c.queue) != 0 {
-			t.Fatal("something is still queued")
+		c.load.Store(int32(len(queue)))
+		for left := len(queue); left > 0; {
+			c.compose(1)
+			if len(c.queue) >= left {
+				t.Fatal("a flush of nothing")
+			}
+			left = len(c.queue)
 		}
 		var got []*request
 		for _, seg := range c.inflight {
@@ -67,6 +71,31 @@ func FuzzSegments(f *testing.F) {
 			t.Fatal("requests are lost or out of order")
 		}
 	})
+}
+
+func TestAFlushTakesHalfOfWhatThereIs(t *testing.T) {
+	for name, tc := range map[string]struct {
+		readOnly               bool
+		queued, inFlight, want int
+	}{
+		"all is queued":             {true, 40, 0, 20},
+		"more than half":            {true, 60, 4, 32},
+		"less than half":            {true, 10, 50, 10},
+		"a few":                     {true, 5, 0, 5},
+		"each with its own Sync":    {false, 40, 0, 40},
+		"more than a few, unevenly": {true, 9, 0, 8},
+	} {
+		e := &Engine{opts: Options{MaxGroup: 100}}
+		c := &conn{engine: e, readOnly: tc.readOnly, session: &Session{}, prepared: map[*statement]struct{}{}}
+		for range tc.queued {
+			c.queue = append(c.queue, &request{statement: &statement{name: "s", sql: "select 1"}})
+		}
+		c.load.Store(int32(tc.queued + tc.inFlight))
+		c.compose(1)
+		if got := tc.queued - len(c.queue); got != tc.want {
+			t.Errorf("%s: %d of %d, want %d", name, got, tc.queued, tc.want)
+		}
+	}
 }
 
 func TestVerdictsOfASegment(t *testing.T) {
