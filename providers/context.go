@@ -54,7 +54,9 @@ type heldKey struct{ pool Pool }
 // WithHeld notes in the context that the call chain holds one more connection
 // of the pool. A pool uses it to tell a wait from a deadlock.
 func WithHeld(ctx context.Context, pool Pool) context.Context {
-	return context.WithValue(ctx, heldKey{pool}, Held(ctx, pool)+1)
+	key := HeldKey(pool) // once, as it takes an allocation
+	n, _ := ctx.Value(key).(int)
+	return context.WithValue(ctx, key, n+1)
 }
 
 // HeldKey is what a context has a value under where its call chain holds connections

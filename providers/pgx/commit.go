@@ -58,7 +58,9 @@ func (t *Tx) commitRoot(ctx context.Context) error {
 		return t.endedBehind(ctx, f, opCommit)
 	}
 	o := t.orderOfCommit(ctx)
-	t.lease.s.unreplicated.Store(false) // of what went past pgkeel
+	if t.lease.s.unreplicated.Load() {
+		t.lease.s.unreplicated.Store(false) // of what went past pgkeel
+	}
 	err := t.lease.s.replicated(ctx, opCommit, t.commit(t.lease.s.watch(ctx), o))
 	if err != nil {
 		result := providers.OutcomeRolledBack
