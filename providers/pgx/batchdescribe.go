@@ -1,7 +1,6 @@
 package pgx
 
 import (
-	"iter"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
@@ -132,12 +131,12 @@ func (d *descriptions) drop(one *described) {
 
 // evict forgets the oldest, but for those that a chunk needs, as far as there
 // are too many. Some in the line were dropped already.
-func (d *descriptions) evict(chunk iter.Seq[*described]) {
+func (d *descriptions) evict(chunk []*described) {
 	if len(d.bySQL) <= d.capacity {
 		return
 	}
 	needed := map[*described]bool{}
-	for one := range chunk {
+	for _, one := range chunk {
 		needed[one] = true
 	}
 	kept := d.line[:0]
@@ -181,13 +180,11 @@ func (s *stream) describe(chunk []*batchItem) {
 		}
 		return
 	}
-	s.known.evict(func(yield func(*described) bool) {
-		for _, it := range chunk {
-			if !yield(it.described) {
-				return
-			}
-		}
-	})
+	needed := make([]*described, len(chunk))
+	for i, it := range chunk {
+		needed[i] = it.described
+	}
+	s.known.evict(needed)
 	if err := s.describeAll(missing); err != nil {
 		s.lose(err, nil)
 	}

@@ -59,8 +59,8 @@ func (w *scopedWire) forget() {
 	}
 }
 
-// sendQueued sends a batch as one exchange where it can, which costs about half as
-// much as the driver's own way, and else in that.
+// sendQueued sends a batch as one exchange where it can, which takes less than half the
+// allocations of the driver's own way, and else in that.
 func (p *Pool) sendQueued(ctx context.Context, s *session, on batchSender, b *pgx.Batch) pgx.BatchResults {
 	if b != nil && ctx.Done() == nil && p.cfg.Tracer == nil {
 		wired, err := p.sendWired(ctx, s, b)
@@ -154,13 +154,11 @@ func (s *session) describeItems(ctx context.Context, known *descriptions) (ok bo
 	case s.conn.PgConn().TxStatus() == 'E': // the server takes nothing but an end
 		return false, nil
 	}
-	known.evict(func(yield func(*described) bool) {
-		for _, it := range s.scoped.items {
-			if !yield(it.described) {
-				return
-			}
-		}
-	})
+	needed := make([]*described, len(s.scoped.items))
+	for i, it := range s.scoped.items {
+		needed[i] = it.described
+	}
+	known.evict(needed)
 	by := describer{conn: s.conn, pipe: s.conn.PgConn().StartPipeline(ctx), known: known}
 	err = by.describeAll(missing)
 	if closeErr := by.pipe.Close(); err == nil {

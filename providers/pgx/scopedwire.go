@@ -150,7 +150,7 @@ func (p *Pool) describeScoped(ctx context.Context, s *session, known *descriptio
 	if d.sd != nil {
 		return d, nil
 	}
-	known.evict(func(func(*described) bool) {})
+	known.evict(nil)
 	stale := known.stale
 	known.stale = nil
 	for _, name := range stale {
