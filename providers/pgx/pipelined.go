@@ -198,7 +198,7 @@ func (pl *pipelined) statement(ctx context.Context, sql string, args []any, scop
 			return st, false
 		}
 	}
-	if !pl.engine.Knows(st.SQL) && (!isShareable(st.SQL) || pl.pool.classifier.classify(st.SQL) != 0) {
+	if !pl.engine.Knows(&st) && (!isShareable(st.SQL) || pl.pool.classifier.classify(st.SQL) != 0) {
 		return st, false
 	}
 	for _, s := range scope {

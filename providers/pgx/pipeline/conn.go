@@ -45,6 +45,8 @@ type conn struct {
 	free     []*segment
 	bytes    int
 	flights  int // flushes that are not answered
+	// peak is the load of late when it was highest.
+	peak     int
 	writing  bool
 	reading  bool
 	checking bool // a ping decides whether it is still alive; the rest is held
@@ -106,9 +108,9 @@ func (c *conn) submit(r *request) bool {
 	r.size, r.pid = size, c.session.PID
 	c.queue = append(c.queue, r)
 	c.bytes += size
-	c.load.Add(1)
-	lead := !c.writing
-	c.writing = true
+	c.peak = max(c.peak, int(c.load.Add(1)))
+	lead := !c.writing && !c.gathers()
+	c.writing = c.writing || lead
 	c.mu.Unlock()
 	if lead {
 		c.write()
@@ -204,15 +206,40 @@ const (
 // and the network, less. It is behind when the oldest is unanswered for longer
 // than the way there and back takes.
 func (c *conn) holds(now time.Duration) bool {
-	if c.flights < flightsBusy {
-		return c.checking && c.flights > 0 // a ping decides first
-	}
 	roundTrip := time.Duration(c.roundTrip.Load())
-	if c.flights >= flightsMost+int(roundTrip/flightEvery) {
+	switch {
+	case c.flights == 0:
+		return false
+	case c.checking:
+		return true // a ping decides first
+	case c.gathers():
 		return true
+	case c.flights < flightsBusy:
+		return false
+	case c.flights >= flightsMost+int(roundTrip/flightEvery):
+		return true
+	default:
+		return now-time.Duration(c.headSince.Load()) > 2*roundTrip
 	}
-	return now-time.Duration(c.headSince.Load()) > 2*roundTrip
 }
+
+// gatherFrom is from how large a half on it pays to gather: the server's work on less
+// is over sooner than the callers of the other half have asked again.
+const gatherFrom = 12
+
+// gathers reports whether the queue waits for more. Nearby, the server works on one
+// half of what there is while the callers of the other are answered and ask again;
+// each half leaves as one flush.
+func (c *conn) gathers() bool {
+	half := c.half()
+	if c.flights == 0 || half < gatherFrom || c.roundTrip.Load() >= int64(flightEvery) {
+		return false
+	}
+	return c.flights >= flightsBusy || len(c.queue) < half
+}
+
+// half is half of what the connection has when all its callers wait.
+func (c *conn) half() int { return (c.peak + 1) / 2 }
 
 // resume has what was held sent, now that an answer came. The reader does it
 // itself where that cannot block: a server that waits for its answers to be read
@@ -265,6 +292,7 @@ func (c *conn) compose(now time.Duration) {
 		seg.last = len(queue) == 0
 	}
 	c.flights++
+	c.peak = max(c.peak-c.peak/averageOver, int(c.load.Load()))
 	rest := copy(c.queue, c.queue[sent:])
 	clear(c.queue[rest:])
 	c.queue, c.out = c.queue[:rest], out
@@ -282,7 +310,7 @@ func (c *conn) portion() int {
 	case c.checking:
 		return 1 // the ping
 	case c.readOnly:
-		return min(len(c.queue), max(int(c.load.Load()+1)/2, leastPortion))
+		return min(len(c.queue), max(c.half(), leastPortion))
 	default:
 		return len(c.queue)
 	}

@@ -109,6 +109,9 @@ type Statement struct {
 	// Sending runs right before the statement is sent, each time that it is.
 	// Optional.
 	Sending func()
+
+	// known is what Knows found.
+	known *statement
 }
 
 // Engine shares connections among concurrent callers. It is safe for
@@ -163,8 +166,11 @@ func New(o Options) *Engine {
 // day does, and can be kept without a lock.
 func (e *Engine) now() time.Duration { return time.Since(e.began) + 1 }
 
-// Knows reports whether a statement was run before.
-func (e *Engine) Knows(sql string) bool { return e.statements.get(sql) != nil }
+// Knows reports whether a statement was run before. Do need not look for it then.
+func (e *Engine) Knows(st *Statement) bool {
+	st.known = e.statements.get(st.SQL)
+	return st.known != nil
+}
 
 // tries bounds how often a statement that was skipped is sent again.
 const tries = 3
@@ -178,8 +184,12 @@ func (e *Engine) Do(ctx context.Context, st Statement) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, &NotSentError{err}
 	}
+	s := st.known
 	for try := range tries {
-		r, err := e.try(ctx, st, try > 0)
+		if s == nil || try > 0 {
+			s = e.statements.get(st.SQL)
+		}
+		r, err := e.try(ctx, &st, s, try > 0)
 		if err != nil {
 			return Result{}, err
 		}
@@ -190,13 +200,13 @@ func (e *Engine) Do(ctx context.Context, st Statement) (Result, error) {
 			e.stats.again.Add(1)
 			continue
 		}
-		return e.result(r, st)
+		return e.result(r, st.ReadOnly)
 	}
 	return Result{}, ErrElsewhere
 }
 
 // result makes a result of a request that ended.
-func (e *Engine) result(r *request, st Statement) (Result, error) {
+func (e *Engine) result(r *request, readOnly bool) (Result, error) {
 	switch {
 	case r.verdict == moved:
 		r.recycle()
@@ -206,7 +216,7 @@ func (e *Engine) result(r *request, st Statement) (Result, error) {
 		err := &LostError{r.err}
 		r.recycle()
 		return Result{}, err
-	case r.overflow && st.ReadOnly:
+	case r.overflow && readOnly:
 		r.recycle()
 		e.stats.large.Add(1)
 		return Result{}, ErrElsewhere
@@ -217,10 +227,9 @@ func (e *Engine) result(r *request, st Statement) (Result, error) {
 	return Result{request: r, engine: e, codec: e.codec()}, nil
 }
 
-// try sends a statement once. It returns nil where the statement first had to
-// be described, and that was in vain.
-func (e *Engine) try(ctx context.Context, st Statement, solo bool) (*request, error) {
-	s := e.statements.get(st.SQL)
+// try sends a statement once; s is what is known of it, or nil. It returns nil where
+// the statement first had to be described, and that was in vain.
+func (e *Engine) try(ctx context.Context, st *Statement, s *statement, solo bool) (*request, error) {
 	if s != nil && (s.large.Load() || s.isSlow(e.slowLimit())) {
 		e.stats.slow.Add(1)
 		return nil, ErrElsewhere

@@ -343,8 +343,9 @@ func (c *conn) finish() {
 	c.engine.passed.Add(1)
 	var stale []*statement
 	c.mu.Lock()
+	seg.noteServed(took)
 	for i := range seg.ops {
-		if replace := c.settle(seg, i, took); replace != nil {
+		if replace := c.settle(seg, i); replace != nil {
 			stale = append(stale, replace)
 		}
 	}
@@ -377,9 +378,8 @@ func (c *conn) finish() {
 
 // settle ends the i-th statement of a segment. It returns the statement if its
 // plan no longer fits.
-func (c *conn) settle(seg *segment, i int, took time.Duration) (stale *statement) {
+func (c *conn) settle(seg *segment, i int) (stale *statement) {
 	o := &seg.ops[i]
-	c.noteServed(o, took, len(seg.ops))
 	if o.prepares != nil && !o.prepared {
 		delete(c.prepared, o.prepares)
 	}
@@ -459,14 +459,22 @@ func asError(pg *pgconn.PgError) error {
 	return pg
 }
 
-// noteServed adds to what is known of a statement.
-func (c *conn) noteServed(o *op, took time.Duration, ops int) {
-	if o.req == nil || o.req.kind != kindExec {
-		return
-	}
-	observe(&o.req.statement.service, took/time.Duration(ops))
-	if o.req.overflow {
-		o.req.statement.large.Store(true)
+// noteServed adds to what is known of the segment's statements, once for several in a
+// row that are the same. Each took its share of the time.
+func (s *segment) noteServed(took time.Duration) {
+	var last *statement
+	for i := range s.ops {
+		r := s.ops[i].req
+		if r == nil || r.kind != kindExec {
+			continue
+		}
+		if r.statement != last {
+			last = r.statement
+			observe(&last.service, took/time.Duration(len(s.ops)))
+		}
+		if r.overflow {
+			last.large.Store(true)
+		}
 	}
 }
 

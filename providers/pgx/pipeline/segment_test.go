@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -90,11 +91,45 @@ func TestAFlushTakesHalfOfWhatThereIs(t *testing.T) {
 		for range tc.queued {
 			c.queue = append(c.queue, &request{statement: &statement{name: "s", sql: "select 1"}})
 		}
-		c.load.Store(int32(tc.queued + tc.inFlight))
+		c.peak = tc.queued + tc.inFlight
 		c.compose(1)
 		if got := tc.queued - len(c.queue); got != tc.want {
 			t.Errorf("%s: %d of %d, want %d", name, got, tc.queued, tc.want)
 		}
+	}
+}
+
+func TestNearTheServerHalvesAreGathered(t *testing.T) {
+	for name, tc := range map[string]struct {
+		flights, queued, peak int
+		roundTrip             time.Duration
+		want                  bool
+	}{
+		"the server has nothing":          {0, 1, 128, 0, false},
+		"less than half":                  {1, 63, 128, 0, true},
+		"half":                            {1, 64, 128, 0, false},
+		"half, and the server has enough": {2, 64, 128, 0, true},
+		"few callers":                     {1, 1, 16, 0, false},
+		"far away":                        {1, 1, 128, time.Millisecond, false},
+	} {
+		c := &conn{flights: tc.flights, peak: tc.peak, queue: make([]*request, tc.queued)}
+		c.roundTrip.Store(int64(tc.roundTrip))
+		if got := c.gathers(); got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+// When there are fewer callers than there were, halves get smaller.
+func TestThePeakFalls(t *testing.T) {
+	c := &conn{engine: &Engine{opts: Options{MaxGroup: 100}}, session: &Session{}, prepared: map[*statement]struct{}{}, peak: 128}
+	c.load.Store(1)
+	for n := 0; c.half() >= gatherFrom; n++ {
+		if n > 100 {
+			t.Fatal("a burst that is long over still holds statements up")
+		}
+		c.queue = []*request{{statement: &statement{name: "s", sql: "select 1"}}}
+		c.compose(1)
 	}
 }
 

@@ -27,7 +27,8 @@ type statement struct {
 	// gone says that it was driven out, or no longer fits, doubted that it may no
 	// longer fit.
 	gone, doubted atomic.Bool
-	// used is when it was last looked up, for the eviction of the oldest.
+	// used is how many statements there had been when it was last looked up, for the
+	// eviction of the oldest.
 	used atomic.Int64
 }
 
@@ -97,7 +98,9 @@ func (s *statement) isSlow(limit time.Duration) bool {
 type statements struct {
 	bound  int
 	byText atomic.Pointer[map[string]*statement]
-	clock  atomic.Int64
+	// clock counts those that were added: in between, nothing needs to be told apart,
+	// and a lookup writes nothing that callers share.
+	clock atomic.Int64
 
 	mu     sync.Mutex
 	number int
@@ -110,8 +113,8 @@ func (c *statements) get(sql string) *statement {
 		return nil
 	}
 	s := (*known)[sql]
-	if s != nil {
-		s.used.Store(c.clock.Add(1))
+	if now := c.clock.Load(); s != nil && s.used.Load() != now {
+		s.used.Store(now)
 	}
 	return s
 }
