@@ -28,10 +28,14 @@
 //
 // # Files
 //
-//	engine.go     what a caller asks for; statements described once for all
+//	engine.go     what a caller asks for
+//	describe.go   statements described once for all
+//	open.go       connections made, replaced and closed
 //	pick.go       which connection; those held up
-//	conn.go       one connection: queue, writer, failure
-//	read.go       its reader: answers, and what becomes of each statement
+//	conn.go       one connection: its queue, those who wait, its failure
+//	write.go      its writer: what leaves together, and when
+//	read.go       its reader: answers
+//	settle.go     what becomes of each statement
 //	segment.go    what stands between two Syncs
 //	request.go    one statement under way
 //	statement.go  what is known of prepared statements
