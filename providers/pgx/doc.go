@@ -39,7 +39,9 @@
 //	statement.go    one statement: hooks, stale plans, errors
 //	scope.go        settings that hold for one call
 //	causal.go       what comes behind a place in the log, and tells its own
-//	pipelined.go    connections that statements share: what may, and how
+//	pipelined.go    connections that statements share, as a part of the pool
+//	pipelineddial.go  how one is made
+//	pipelinedrun.go   what may share them, and how it runs
 //	conn.go         an acquired connection
 //	use.go          one user at a time
 //	transaction.go  transactions
