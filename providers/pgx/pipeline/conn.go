@@ -108,7 +108,7 @@ func (c *conn) submit(r *request) bool {
 	c.queue = append(c.queue, r)
 	c.bytes += size
 	c.peak = max(c.peak, int(c.load.Add(1)))
-	lead := !c.writing && !c.gathers()
+	lead := !c.writing && !c.gathers() // else a writer would let others go first, in vain
 	c.writing = c.writing || lead
 	c.mu.Unlock()
 	if lead {
