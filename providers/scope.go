@@ -2,9 +2,11 @@ package providers
 
 import (
 	"context"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // ScopeFunc says what everything done with a context is confined to, or why
@@ -57,6 +59,16 @@ func StaleSettings(applied, scope []Setting) []string {
 }
 
 const statementTimeout = "statement_timeout"
+
+// Milliseconds is a limit of time in the unit of PostgreSQL's settings: rounded up
+// to 1 at least, as 0 would be no limit, and at most what such a setting takes.
+func Milliseconds(limit time.Duration) int64 {
+	ms := int64(limit / time.Millisecond) // divided first: a limit can be as long as a duration gets
+	if limit%time.Millisecond > 0 {
+		ms++
+	}
+	return min(max(ms, 1), math.MaxInt32)
+}
 
 // shorter is a statement's limit in milliseconds, or that of its scope if that is
 // shorter.

@@ -3,6 +3,7 @@ package providers_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/pgkeel/pgkeel/providers"
 )
@@ -16,6 +17,17 @@ func TestShorterLimit(t *testing.T) {
 			[]providers.Setting{{Name: "statement_timeout", Value: tc.call}})
 		if got[2].Value != tc.want {
 			t.Errorf("%s within %s is %s, want %s", tc.call, tc.scope, got[2].Value, tc.want)
+		}
+	}
+}
+
+func TestMilliseconds(t *testing.T) {
+	for limit, want := range map[time.Duration]int64{
+		-time.Hour: 1, 0: 1, 1: 1, time.Microsecond: 1, time.Millisecond: 1, time.Millisecond + 1: 2,
+		1500 * time.Microsecond: 2, time.Second: 1000, 25 * 24 * time.Hour: 1<<31 - 1, 1<<63 - 1: 1<<31 - 1,
+	} {
+		if got := providers.Milliseconds(limit); got != want {
+			t.Errorf("%s: %d, want %d: a limit of 0 would be none", limit, got, want)
 		}
 	}
 }

@@ -35,8 +35,7 @@ type limits struct {
 func TenantStatementTimeout(d time.Duration) LimitOption {
 	return limitOption(func(l *limits) {
 		l.fault(d <= 0, "TenantStatementTimeout", "%s is no limit; leave the option out for none", d)
-		// Down to 0 would mean no limit.
-		l.timeout = strconv.FormatInt(int64((d+time.Millisecond-1)/time.Millisecond), 10)
+		l.timeout = strconv.FormatInt(providers.Milliseconds(d), 10)
 	})
 }
 

@@ -93,7 +93,7 @@ func applyTimeouts(pc *pgxpool.Config, c providers.Config, named map[string]stri
 		providers.OrDefault(c.KeepAlive, providers.DefaultKeepAlive, 0),
 		providers.OrDefault(c.TCPUserTimeout, providers.DefaultTCPUserTimeout, 0))
 	if c.StatementTimeout > 0 {
-		cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(ceilMillis(c.StatementTimeout), 10)
+		cc.RuntimeParams["statement_timeout"] = strconv.FormatInt(providers.Milliseconds(c.StatementTimeout), 10)
 	}
 	if readsOnly(c) {
 		cc.RuntimeParams["default_transaction_read_only"] = "on"
@@ -120,11 +120,6 @@ func applyProfile(pc *pgxpool.Config, profile providers.Profile) {
 		return
 	}
 	cc.BuildContextWatcherHandler = newCanceller
-}
-
-// ceilMillis rounds up to PostgreSQL's unit: down to 0 would mean no limit.
-func ceilMillis(d time.Duration) int64 {
-	return int64((d + time.Millisecond - 1) / time.Millisecond)
 }
 
 // prepareSession readies a new session: the user's function, then the warm-up

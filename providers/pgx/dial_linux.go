@@ -5,6 +5,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pgkeel/pgkeel/providers"
 )
 
 // tcpUserTimeout is TCP_USER_TIMEOUT of linux/tcp.h.
@@ -20,7 +22,7 @@ func controlUserTimeout(timeout time.Duration) func(network, address string, c s
 		}
 		var failed error
 		err := c.Control(func(fd uintptr) {
-			failed = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(ceilMillis(timeout)))
+			failed = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(providers.Milliseconds(timeout)))
 		})
 		if err != nil {
 			return err

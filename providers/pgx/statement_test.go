@@ -19,16 +19,6 @@ func TestSettingsSQL(t *testing.T) {
 	}
 }
 
-func TestCeilMillis(t *testing.T) {
-	for d, want := range map[time.Duration]int64{
-		1: 1, time.Microsecond: 1, time.Millisecond: 1, time.Millisecond + 1: 2, 1500 * time.Microsecond: 2, time.Second: 1000,
-	} {
-		if got := ceilMillis(d); got != want {
-			t.Errorf("%s: %d, want %d: a limit of 0 would be none", d, got, want)
-		}
-	}
-}
-
 func TestRowSourceNeverHandsOutTwice(t *testing.T) {
 	var s rowSource
 	seen := map[*rows]bool{}

@@ -107,9 +107,9 @@ func applyLimits(db *sql.DB, c providers.Config) {
 // connectDSN adds to the DSN what every driver takes from there.
 func connectDSN(c providers.Config) string {
 	// Not every driver ends an attempt with its context.
-	dsn := withParameter(c.DSN, "connect_timeout", strconv.FormatInt(ceil(c.ConnectTimeout, time.Second), 10))
+	dsn := withParameter(c.DSN, "connect_timeout", strconv.FormatInt((providers.Milliseconds(c.ConnectTimeout)+999)/1000, 10))
 	if c.StatementTimeout > 0 {
-		dsn = withParameter(dsn, "statement_timeout", strconv.FormatInt(ceil(c.StatementTimeout, time.Millisecond), 10))
+		dsn = withParameter(dsn, "statement_timeout", strconv.FormatInt(providers.Milliseconds(c.StatementTimeout), 10))
 	}
 	return dsn
 }
@@ -126,6 +126,3 @@ func withParameter(dsn, name, value string) string {
 	}
 	return strings.TrimSpace(dsn + " " + name + "=" + value) // the last one counts
 }
-
-// ceil counts in units and rounds up: down to 0 would mean no limit.
-func ceil(d, unit time.Duration) int64 { return int64((d + unit - 1) / unit) }

@@ -9,7 +9,6 @@ package timeout
 
 import (
 	"context"
-	"math"
 	"strconv"
 	"time"
 
@@ -25,20 +24,10 @@ func Layer() chain.Layer {
 	return chain.Layer{Order: chain.Timeout, Wrap: func(next chain.Handler) chain.Handler {
 		return func(ctx context.Context, call *providers.Call) error {
 			if deadline, ok := ctx.Deadline(); ok {
-				call.Scope = append(call.Scope, providers.Setting{Name: setting, Value: millis(time.Until(deadline))})
+				limit := strconv.FormatInt(providers.Milliseconds(time.Until(deadline)), 10)
+				call.Scope = append(call.Scope, providers.Setting{Name: setting, Value: limit})
 			}
 			return next(ctx, call)
 		}
 	}}
-}
-
-// millis rounds up to PostgreSQL's unit, since 0 would mean no limit, and down
-// to the most it takes. It divides first: what is left can be as long as a
-// duration gets.
-func millis(left time.Duration) string {
-	ms := int64(left / time.Millisecond)
-	if left%time.Millisecond > 0 {
-		ms++
-	}
-	return strconv.FormatInt(min(max(ms, 1), math.MaxInt32), 10)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/pgkeel/pgkeel/providers"
 	"github.com/pgkeel/pgkeel/providers/pgx/decode"
 )
 
@@ -180,7 +181,7 @@ func within(settings []string, left time.Duration) []string {
 		if settings[i] != statementTimeout {
 			continue
 		}
-		most := millis(left)
+		most := providers.Milliseconds(left)
 		ms, err := strconv.ParseInt(settings[i+1], 10, 64)
 		if err != nil || ms > 0 && ms < most {
 			continue
@@ -196,17 +197,7 @@ func within(settings []string, left time.Duration) []string {
 // limitFor is the statement_timeout for what is left of a deadline, in
 // milliseconds. Rounded up by at most an eighth, it changes less often.
 func limitFor(left time.Duration) int64 {
-	ms := millis(left)
+	ms := providers.Milliseconds(left)
 	step := int64(1) << max(0, bits.Len64(uint64(ms))-4) //nolint:gosec // positive
 	return min((ms+step-1)&^(step-1), math.MaxInt32)
-}
-
-// millis rounds up, to 1 at least. It divides first: what is left can be as long as a
-// duration gets.
-func millis(left time.Duration) int64 {
-	ms := int64(left / time.Millisecond)
-	if left%time.Millisecond > 0 {
-		ms++
-	}
-	return max(1, ms)
 }
