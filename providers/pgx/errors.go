@@ -92,11 +92,17 @@ func (p *Pool) redactFor(err error, dsn string) error {
 
 // acquireError makes the error of an acquire say what it was.
 func (p *Pool) acquireError(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	return p.acquireFailed(ctx, err)
+}
+
+// acquireFailed is apart so that an acquire that succeeds takes no allocation.
+func (p *Pool) acquireFailed(ctx context.Context, err error) error {
 	var connect *pgconn.ConnectError
 	var known interface{ Outcome() providers.Outcome }
 	switch {
-	case err == nil:
-		return nil
 	case errors.As(err, &known), errors.Is(err, providers.ErrNestedAcquire), errors.Is(err, providers.ErrPoolClosed):
 		return err
 	case p.closing.Load():
