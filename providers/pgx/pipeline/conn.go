@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -145,63 +144,6 @@ func (c *conn) takes(size int) bool {
 	return int(c.load.Load()) < o.MaxInFlight && (c.bytes == 0 || c.bytes+size <= o.MaxRequestBytes)
 }
 
-// await waits for the end of a request that was submitted. It returns the
-// context's error if that ends first; the request is then no longer the
-// caller's.
-func (c *conn) await(ctx context.Context, r *request) error {
-	c.mu.Lock()
-	if !r.done && !c.reading { // it is always being read once it failed
-		c.reading = true
-		if c.load.Load() == 1 && len(c.inflight) > 0 {
-			c.mu.Unlock()
-			return c.readAlone(ctx, r)
-		}
-		c.tellReader()
-	}
-	c.mu.Unlock()
-	return c.wait(ctx, r)
-}
-
-// wait waits for whoever reads.
-func (c *conn) wait(ctx context.Context, r *request) error {
-	if ctx.Done() == nil {
-		<-r.wake
-		return nil
-	}
-	select {
-	case <-r.wake:
-		return nil
-	case <-ctx.Done():
-		return c.giveUp(ctx, r)
-	}
-}
-
-// giveUp leaves a request to the connection, unless it has just ended. One that
-// was not sent yet never will be.
-func (c *conn) giveUp(ctx context.Context, r *request) error {
-	c.mu.Lock()
-	if r.done {
-		c.mu.Unlock()
-		<-r.wake // it is on its way
-		return nil
-	}
-	if i := slices.Index(c.queue, r); i >= 0 {
-		c.queue = slices.Delete(c.queue, i, i+1)
-		c.bytes -= r.size
-		c.load.Add(-1)
-		if r.kind == kindPing {
-			c.checking = false
-		}
-		c.mu.Unlock()
-		r.recycle()
-		return &NotSentError{ctx.Err()}
-	}
-	r.abandoned = true
-	c.mu.Unlock()
-	c.engine.stats.abandoned.Add(1)
-	return ctx.Err()
-}
-
 // fail ends the connection. Whoever reads ends what is on it: nobody else may
 // touch the requests that answers are being read into.
 func (c *conn) fail(err error) {
@@ -291,7 +233,7 @@ func (c *conn) retire() {
 // whether the connection can be used.
 func (c *conn) ping(ctx context.Context) bool {
 	r := requests.Get().(*request)
-	r.kind = kindPing
+	r.kind, r.hasty = kindPing, true
 	if !c.submitPing(r) {
 		r.recycle()
 		return true // somebody else does, or uses it already

@@ -304,6 +304,7 @@ func (e *Engine) encode(r *request, s *statement, args []any) error {
 func (e *Engine) limit(ctx context.Context, c *conn, r *request, settings []string) {
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
+		r.hasty = left < hastyWithin
 		if r.limit = limitFor(left); c.session.StatementTimeout > 0 && c.session.StatementTimeout <= r.limit {
 			r.limit = 0
 		}

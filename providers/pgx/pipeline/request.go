@@ -66,7 +66,13 @@ type request struct {
 	// done, abandoned: under the connection's lock. An abandoned request has
 	// nobody waiting; the connection recycles it.
 	done, abandoned bool
-	wake            chan struct{}
+	// hasty says that its caller's deadline is near.
+	hasty bool
+	// patient says that its caller does not mind the end of its context while it waits,
+	// lasts that the watch has seen it wait. Under the lock as well.
+	patient, lasts bool
+	// wake is told of the end, and before that of the end of patience.
+	wake chan struct{}
 
 	result
 }
@@ -89,7 +95,7 @@ type result struct {
 // or roles never meet in one.
 func (r *request) alone() bool { return r.solo || len(r.settings) > 0 || r.kind != kindExec }
 
-var requests = sync.Pool{New: func() any { return &request{wake: make(chan struct{}, 1)} }}
+var requests = sync.Pool{New: func() any { return &request{wake: make(chan struct{}, 2)} }}
 
 // keepBuffer is the largest buffer that is kept for the next request.
 const keepBuffer = 64 << 10
