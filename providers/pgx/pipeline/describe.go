@@ -55,7 +55,7 @@ func (e *Engine) chooseFormats(s *statement) {
 		return
 	}
 	codec := e.codec()
-	defer e.codecs.Put(codec)
+	defer codec.release()
 	uniform := true
 	s.formats = make([]int16, len(s.fields))
 	for i := range s.fields {

@@ -215,7 +215,7 @@ func (e *Engine) result(r *request, readOnly bool) (Result, error) {
 		r.recycle()
 		return Result{}, &TooLargeError{e.opts.MaxResultBytes * writeFactor}
 	}
-	return Result{request: r, engine: e, codec: e.codec()}, nil
+	return Result{request: r, codec: e.codec()}, nil
 }
 
 // try sends a statement once; s is what is known of it, or nil. It returns nil where
@@ -287,7 +287,7 @@ func (e *Engine) encode(r *request, s *statement, args []any) error {
 		return &NotSentError{fmt.Errorf("expected %d arguments, got %d", len(s.paramOIDs), len(args))}
 	}
 	c := e.codec()
-	defer e.codecs.Put(c)
+	defer c.release()
 	var err error
 	if r.bind, err = c.encode(r.bind[:0], s, args); err != nil {
 		return err
@@ -323,5 +323,5 @@ func (e *Engine) codec() *codec {
 	if c, ok := e.codecs.Get().(*codec); ok && c.source == types {
 		return c
 	}
-	return &codec{source: types, types: types.Copy()}
+	return &codec{home: &e.codecs, source: types, types: types.Copy()}
 }

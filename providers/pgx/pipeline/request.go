@@ -135,6 +135,8 @@ func (r *request) addRow(body []byte) {
 // codec encodes arguments and decodes results. A type map is for one goroutine
 // at a time, so each call in progress has a codec of its own.
 type codec struct {
+	// home is where it is kept while nobody uses it.
+	home *sync.Pool
 	// types are a copy of source.
 	source, types *pgtype.Map
 
@@ -145,6 +147,8 @@ type codec struct {
 	columns   decode.Columns
 	values    [][]byte
 }
+
+func (c *codec) release() { c.home.Put(c) }
 
 // columnsOf are the columns of a statement's result.
 func (c *codec) columnsOf(s *statement) *decode.Columns {

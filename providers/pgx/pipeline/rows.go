@@ -16,8 +16,7 @@ import (
 type Result struct {
 	*request
 
-	engine *Engine
-	codec  *codec
+	codec *codec
 }
 
 // Tag is the command tag. With an error it is empty.
@@ -43,7 +42,7 @@ func (r *Result) SetErr(err error) { r.err = err }
 
 // Release gives the result's memory back. It must be called once.
 func (r *Result) Release() {
-	r.engine.codecs.Put(r.codec)
+	r.codec.release()
 	r.recycle()
 	r.request, r.codec = nil, nil
 }
@@ -67,13 +66,12 @@ type Rows struct {
 	Finished func(tag pgconn.CommandTag, err error)
 
 	result Result
-	left   []byte
-	// columns are the codec's, unless the result has its own.
-	columns *decode.Columns
-	fields  []pgconn.FieldDescription
-	err     error
-	tag     pgconn.CommandTag
-	closed  bool
+	// at is where the next row begins.
+	at     int
+	fields []pgconn.FieldDescription
+	err    error
+	tag    pgconn.CommandTag
+	closed bool
 	// scanning says that a row is being read.
 	scanning bool
 }
@@ -83,21 +81,20 @@ var noRows, _ = pgx.FailedBatchResults(&pgx.Batch{}, errors.New("pipeline: not a
 
 // NewRows makes rows of a result, which they then own.
 func NewRows(r Result) *Rows {
-	columns := r.columns()
 	r.codec.values = r.codec.values[:0] // those of somebody else's row
-	return &Rows{Rows: noRows, result: r, left: r.rows, columns: columns, fields: columns.Fields}
+	return &Rows{Rows: noRows, result: r, fields: r.columns().Fields}
 }
 
 // Next moves to the next row.
 func (r *Rows) Next() bool {
-	if r.closed || len(r.left) == 0 {
+	if r.closed || r.at == len(r.result.rows) {
 		r.Close()
 		return false
 	}
-	size := binary.BigEndian.Uint32(r.left)
-	body := r.left[4 : 4+size]
-	r.left = r.left[4+size:]
-	return r.fail(r.cut(body)) == nil
+	left := r.result.rows[r.at:]
+	size := int(binary.BigEndian.Uint32(left))
+	r.at += 4 + size
+	return r.fail(r.cut(left[4:4+size])) == nil
 }
 
 // cut finds the values of a row.
@@ -137,7 +134,7 @@ func (r *Rows) Scan(dest ...any) error {
 	}
 	around := r.scanning // a Scanner of the application can read its own row
 	r.scanning = true
-	err := r.columns.Scan(r, r.result.codec.values, dest)
+	err := r.result.columns().Scan(r, r.result.codec.values, dest)
 	r.scanning = around
 	return r.fail(err)
 }
@@ -147,7 +144,7 @@ func (r *Rows) Values() ([]any, error) {
 	if r.closed {
 		return nil, r.orClosed()
 	}
-	values, err := r.columns.Values(r.result.codec.values)
+	values, err := r.result.columns().Values(r.result.codec.values)
 	return values, r.fail(err)
 }
 
@@ -181,7 +178,6 @@ func (r *Rows) finish(err error) {
 	if !r.scanning { // else a Scanner of the application closed them, or panicked
 		r.result.Release()
 	}
-	r.left = nil
 	if r.Finished != nil {
 		r.Finished(r.tag, r.err)
 	}
@@ -216,5 +212,5 @@ func (r *Rows) TypeMap() *pgtype.Map {
 	if r.closed {
 		return nil
 	}
-	return r.columns.Types
+	return r.result.codec.types
 }
