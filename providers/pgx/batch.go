@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // batchResults are the driver's results, whose end gives the connection back.
@@ -134,7 +135,7 @@ func (p *Pool) sendBatch(r *batchResults, on batchSender, confined *pgx.Batch) {
 // hideSettings keeps the result of the settings that confine a batch from its
 // user. They end by themselves, so they are no reason for a reset; what the user's
 // statements do is.
-func (p *Pool) hideSettings(r *batchResults, confined *pgx.Batch, before dirt) {
+func (p *Pool) hideSettings(r *batchResults, confined *pgx.Batch, before sqltext.Effects) {
 	s := r.st.lease.s
 	s.dirt = before
 	for _, q := range r.batch.QueuedQueries {

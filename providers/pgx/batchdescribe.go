@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 	"github.com/pgkeel/pgkeel/providers/pgx/decode"
 )
 
@@ -18,7 +19,7 @@ type described struct {
 	formats []int16
 	// columns are how an exchange reads it.
 	columns *decode.Columns
-	dirt    dirt
+	effects sqltext.Effects
 	// block and commits are those of the item, listed says that it is about to be
 	// described.
 	block, commits, listed bool
@@ -76,7 +77,7 @@ func (d *descriptions) of(sql string, p *Pool) (*described, error) {
 	if err := refusal(sql); err != nil {
 		return nil, err
 	}
-	one := &described{sql: sql, dirt: p.classifier.classify(sql), block: needsBlock(sql), commits: mayCommit(sql)}
+	one := &described{sql: sql, effects: p.classifier.classify(sql), block: needsBlock(sql), commits: mayCommit(sql)}
 	d.bySQL[sql] = one
 	return one, nil
 }
@@ -294,7 +295,7 @@ func (s *describer) readDescription(d *described, name string) error {
 // the session yields is another thing each time, which the server does not look after:
 // their columns are described when they run.
 func (d *described) fill(sd *pgconn.StatementDescription) {
-	switch first, _ := firstWords(d.sql); first {
+	switch first, _ := sqltext.First(d.sql); first {
 	case "fetch", "execute":
 		sd.Fields = nil
 	}

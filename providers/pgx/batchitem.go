@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // batchItem is one statement of a stream.
@@ -173,20 +174,20 @@ var errBatchCopy = errors.New("pgkeel: a COPY has no data in a batch, and nobody
 
 // movesData reports a COPY from or to the client. It would cost the connection.
 func movesData(sql string) bool {
-	first, _ := firstWords(sql)
+	first, _ := sqltext.First(sql)
 	return first == "copy" && (copyIn.matches(sql) || copyOut.matches(sql))
 }
 
 // endsTx reports whether a statement begins or ends a transaction.
 func endsTx(sql string) bool {
-	first, second := firstWords(sql)
+	first, second := sqltext.First(sql)
 	switch first {
 	case "begin", "commit", "end", "abort":
 		return true
 	case "start", "prepare":
 		return second == "transaction"
 	case "rollback":
-		return !hasWord(sql, "to")
+		return !sqltext.Has(sql, "to")
 	}
 	return false
 }
@@ -194,7 +195,7 @@ func endsTx(sql string) bool {
 // needsBlock reports whether a statement is one that the server only takes, or
 // that only makes sense, in an explicit transaction.
 func needsBlock(sql string) bool {
-	switch first, _ := firstWords(sql); first {
+	switch first, _ := sqltext.First(sql); first {
 	case "savepoint", "release", "rollback", "set", "lock", "declare":
 		return true
 	}
@@ -205,7 +206,7 @@ func needsBlock(sql string) bool {
 // it all that came before under the same Sync. The server does not let it inside
 // an explicit transaction.
 func mayCommit(sql string) bool {
-	switch first, second := firstWords(sql); first {
+	switch first, second := sqltext.First(sql); first {
 	case "call", "do", "vacuum", "reindex", "cluster":
 		return true
 	case "create", "drop", "alter":
@@ -213,30 +214,7 @@ func mayCommit(sql string) bool {
 		case "database", "tablespace", "subscription", "system":
 			return true
 		}
-		return hasWord(sql, "concurrently")
-	}
-	return false
-}
-
-// firstWords are the first two words of a statement, behind its comments.
-func firstWords(sql string) (first, second string) {
-	for word, quoted := range words(sql) {
-		switch {
-		case quoted:
-		case first == "":
-			first = word
-		default:
-			return first, word
-		}
-	}
-	return first, ""
-}
-
-func hasWord(sql, wanted string) bool {
-	for word, quoted := range words(sql) {
-		if word == wanted && !quoted {
-			return true
-		}
+		return sqltext.Has(sql, "concurrently")
 	}
 	return false
 }

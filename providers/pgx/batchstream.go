@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // flight is something that was sent and whose answer was not read yet: a
@@ -167,7 +168,7 @@ func (s *stream) emit(it *batchItem) {
 	default:
 		s.pipe.SendQueryStatement(d.sd, s.eqb.ParamValues, s.eqb.ParamFormats, d.formats)
 	}
-	s.lease.s.dirt |= d.dirt &^ noDirt
+	s.lease.s.dirt |= d.effects.Left()
 }
 
 // makeRoom reads results until a statement of that size fits into the window.
@@ -447,7 +448,7 @@ func isStale(conn *pgx.Conn, err error, sql string) bool {
 	}
 	// The application deallocated what was prepared. Its own EXECUTE fails alike.
 	pg := providers.NewPGError(err)
-	return pg != nil && pg.Code == "26000" && pg.Where == "" && !hasWord(sql, "execute")
+	return pg != nil && pg.Code == "26000" && pg.Where == "" && !sqltext.Has(sql, "execute")
 }
 
 // letGo gives up the statements that are held: something behind them has run.

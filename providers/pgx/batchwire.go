@@ -217,7 +217,7 @@ func (s *session) exchangeAll(ctx context.Context, b *pgx.Batch) *wiredBatch {
 	r := &wiredBatch{x: x, queue: b.QueuedQueries, columns: make([]*described, len(w.items))}
 	for i, it := range w.items {
 		r.columns[i] = it.described
-		s.dirt |= it.dirt &^ noDirt
+		s.dirt |= it.effects.Left()
 	}
 	if x.closed {
 		return r

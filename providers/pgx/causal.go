@@ -45,12 +45,12 @@ func (p *Pool) orderOf(ctx context.Context, s *session, sql string) *order {
 		return nil
 	}
 	d, inTx := p.classifier.classify(sql), s.conn.PgConn().TxStatus() != 'I'
-	if inTx && d&transactional == 0 {
+	if inTx && !d.ControlTx() {
 		return nil
 	}
 	return &order{
 		Causality: c, s: s, passed: inTx || c.After == 0,
-		reads: p.cfg.ReadOnly || providers.IsReadOnly(ctx), parts: d&noDirt != 0,
+		reads: p.cfg.ReadOnly || providers.IsReadOnly(ctx), parts: d != d.Left(),
 	}
 }
 
@@ -183,7 +183,7 @@ func (p *Pool) sendOrdered(ctx context.Context, st *statement, scope []providers
 		_ = o.Close()
 		return nil, true, err
 	}
-	s.dirt |= d.dirt &^ noDirt
+	s.dirt |= d.effects.Left()
 	return o.answer(settings != nil)
 }
 

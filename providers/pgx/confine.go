@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 var errBeginsInScope = &notSentError{errors.New("pgkeel: a batch cannot begin its transaction where the scope (tenant) decides " +
@@ -59,13 +60,13 @@ func (p *Pool) within(ctx context.Context, began []providers.Setting) error {
 
 // endsScope reports whether a statement begins or ends transactions, by which
 // what comes behind it would escape its scope.
-func (p *Pool) endsScope(sql string) bool { return p.classifier.classify(sql)&transactional != 0 }
+func (p *Pool) endsScope(sql string) bool { return p.classifier.classify(sql).ControlTx() }
 
 // escapes is endsScope for a statement of a batch. Outside of a transaction that
 // was begun, one can also end it from inside.
 func (p *Pool) escapes(sql string, inTx bool) bool {
 	d := p.classifier.classify(sql)
-	return d&transactional != 0 || !inTx && d&procedural != 0
+	return d.ControlTx() || !inTx && d&sqltext.Procedural != 0
 }
 
 // enterGate admits an operation. The wait is part of the wait for a connection.
@@ -120,7 +121,7 @@ func (p *Pool) prepareRaw(ctx context.Context, conn *pgx.Conn) (healthy bool, er
 // confineSession makes settings for as long as the session is not reset, which
 // it is from now on at its return.
 func (p *Pool) confineSession(ctx context.Context, s *session, settings []providers.Setting) error {
-	s.dirt |= dirtState
+	s.dirt |= sqltext.State
 	sql, args := setConfigSQL(settings, nil, "false")
 	_, err := s.conn.Exec(ctx, sql, args...)
 	return err

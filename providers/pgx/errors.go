@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // The names of limits, as errors print them.
@@ -316,8 +317,8 @@ func isRepeatable(conn *pgx.Conn, err error, sql string) bool {
 	if pg == nil || !pg.IsStalePlan() || pg.Where != "" || conn.PgConn().TxStatus() != 'I' {
 		return false
 	}
-	for word := range words(sql) {
-		if word == "execute" {
+	for w := range sqltext.Words(sql) {
+		if w.Text == "execute" {
 			return false
 		}
 	}

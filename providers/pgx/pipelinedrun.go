@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 	"github.com/pgkeel/pgkeel/providers/pgx/pipeline"
 )
 
@@ -92,9 +93,9 @@ func isShareable(sql string) bool {
 	if at := strings.IndexByte(sql, ';'); at >= 0 && strings.TrimSpace(sql[at+1:]) != "" {
 		return false
 	}
-	for word, quoted := range words(sql) {
-		if !quoted {
-			return shareable[word]
+	for w := range sqltext.Words(sql) {
+		if !w.Quoted {
+			return shareable[w.Text]
 		}
 	}
 	return false

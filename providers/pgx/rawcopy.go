@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 var (
@@ -46,20 +47,20 @@ func (w copyWay) check(sql string, nothing bool) error {
 
 func (w copyWay) matches(sql string) bool {
 	first, previous, found, over := "", "", false, false
-	for word, quoted := range words(sql) {
+	for word := range sqltext.Words(sql) {
 		switch {
-		case quoted:
+		case word.Quoted:
 			continue
 		case over:
 			return false // a second statement
-		case word == ";":
+		case word.Text == ";":
 			over = true
 			continue
 		case first == "":
-			first = word
+			first = word.Text
 		}
-		found = found || previous == w.preposition && word == w.stream
-		previous = word
+		found = found || previous == w.preposition && word.Text == w.stream
+		previous = word.Text
 	}
 	return first == "copy" && found
 }

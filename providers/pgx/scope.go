@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 func (p *Pool) queryScoped(ctx context.Context, r *rows, st *statement, scope []providers.Setting, stale []string) (pgx.Rows, error) {
@@ -56,7 +57,7 @@ func (p *Pool) querySettled(r *rows, st *statement, stale []string) error {
 // with it the scope, from inside: a COMMIT of DO or of a procedure, which the
 // server refuses in a transaction that was begun.
 func (p *Pool) needsBlock(conn *pgx.Conn, sql string) bool {
-	return p.cfg.Scope != nil && conn.PgConn().TxStatus() == 'I' && p.classifier.classify(sql)&procedural != 0
+	return p.cfg.Scope != nil && conn.PgConn().TxStatus() == 'I' && p.classifier.classify(sql)&sqltext.Procedural != 0
 }
 
 // queryInBlock runs such a statement.

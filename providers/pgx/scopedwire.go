@@ -45,7 +45,7 @@ func (p *Pool) sendPrepared(ctx context.Context, st *statement, scope []provider
 	if d == nil {
 		return nil, err
 	}
-	st.lease.s.dirt |= d.dirt &^ noDirt
+	st.lease.s.dirt |= d.effects.Left()
 	return st.lease.s.exchange(ctx, settings, scope, d, rows), nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // sessionKey is where a connection carries its session.
@@ -34,7 +35,7 @@ type session struct {
 
 	// dirt is what the borrower left in the session; only the goroutine that
 	// holds the connection touches it.
-	dirt dirt
+	dirt sqltext.Effects
 	// told is what the last statement was told to be.
 	told told
 	// pinging says that a ping decides about this connection. It changes while

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 var _ providers.Starter = (*Pool)(nil)
@@ -46,7 +47,7 @@ func (p *Pool) canBeginWith(opts providers.TxOptions, first providers.Statement)
 	if p.endsScope(first.SQL) {
 		return errEndsItself
 	}
-	if p.classifier.classify(first.SQL)&copiesIn != 0 {
+	if p.classifier.classify(first.SQL)&sqltext.CopiesIn != 0 {
 		return &notSentError{errCopyIn}
 	}
 	if err := scopable(first.Args); err != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // statement is one statement on its way to a connection.
@@ -164,7 +165,7 @@ func (p *Pool) execOn(ctx context.Context, st *statement, scope []providers.Sett
 
 // copiesIn reports whether a statement would wait for data that never comes. The
 // server does not hear a cancel request while it does.
-func (st *statement) copiesIn() bool { return st.lease.s.classify(st.sql)&copiesIn != 0 }
+func (st *statement) copiesIn() bool { return st.lease.s.classify(st.sql)&sqltext.CopiesIn != 0 }
 
 // declared adds to a scope what the context declares, or the pool for all, unless
 // every session is held to that.

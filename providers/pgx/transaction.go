@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgkeel/pgkeel/providers"
 	"github.com/pgkeel/pgkeel/providers/internal/savepoints"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // Tx is a transaction, or a savepoint inside one. It is a [pgx.Tx], so what
@@ -294,7 +295,7 @@ func (t *Tx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDe
 		return nil, err
 	}
 	defer t.leave(cancel)
-	t.root.lease.s.dirt |= dirtPrepared
+	t.root.lease.s.dirt |= sqltext.Prepared
 	sd, err := t.root.lease.conn().Prepare(ctx, name, sql)
 	return sd, t.root.pool.mapError(ctx, "prepare", err)
 }

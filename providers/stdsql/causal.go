@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // order is what the context of an operation holds it to. The gate and the question
@@ -37,18 +38,13 @@ func (st *statement) holdToOrder(ctx context.Context) {
 	if o == nil {
 		return
 	}
-	o.ends = mayEndTx(st.sql)
+	effects := sqltext.Classify(st.sql)
+	o.ends = effects&sqltext.Ends != 0
 	if st.lease.begunInSQL() && !o.ends {
 		return
 	}
-	o.parts = o.ends || controlsTx(st.sql) || isProcedural(st.sql)
+	o.parts = effects.ControlTx() || effects&sqltext.Procedural != 0 // which can commit in the middle of its work
 	st.order = o
-}
-
-// isProcedural reports a statement that can commit in the middle of its work.
-func isProcedural(sql string) bool {
-	command := commandOf(sql)
-	return command == "DO" || command == "CALL"
 }
 
 // pass has the server check the gate.

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // confine asks what an operation is confined to. An error means that it may not
@@ -29,15 +30,14 @@ func (p *Pool) stays(ctx context.Context, began []providers.Setting) error {
 }
 
 // keepScope refuses a statement by which what comes behind it would leave its
-// scope. One of several could do so as well; they have to be a single one.
+// scope, or one of several.
 func (st *statement) keepScope() error {
 	if st.lease.pool.cfg.Scope == nil {
 		return nil
 	}
-	if controlsTx(st.sql) {
+	if sqltext.Classify(st.sql).ControlTx() {
 		return providers.ErrEndsScope
 	}
-	st.single = st.single || st.tx != nil && len(st.tx.root.confined) > 0 && mayEndTx(st.sql)
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // The operations that a connection is taken for, as holders are named.
@@ -139,12 +140,12 @@ func (l *lease) giveBack() {
 
 // isDirty reports whether the session must not reach the next borrower.
 func (l *lease) isDirty() bool {
-	d := dirt(l.dirty.Load())
+	d := sqltext.Effects(l.dirty.Load()) //nolint:gosec // what soil put in
 	switch l.pool.cfg.SessionReset {
 	case providers.ResetNever:
-		d &= dirtTransaction // which is no state of the session that one could want to keep
+		d &= sqltext.Begins // which is no state of the session that one could want to keep
 	case providers.ResetAlways:
-		d |= dirtState
+		d |= sqltext.State
 	default:
 	}
 	if d != 0 {
@@ -154,10 +155,13 @@ func (l *lease) isDirty() bool {
 }
 
 // begunInSQL reports whether a statement began a transaction.
-func (l *lease) begunInSQL() bool { return dirt(l.dirty.Load())&dirtTransaction != 0 }
+func (l *lease) begunInSQL() bool { return l.dirty.Load()&uint32(sqltext.Begins) != 0 }
 
 // soil notes what a statement leaves in the session.
-func (l *lease) soil(sql string) { l.dirty.Or(uint32(classify(sql))) }
+func (l *lease) soil(sql string) {
+	e := sqltext.Classify(sql)
+	l.dirty.Or(uint32(e.Left() | e&sqltext.Begins))
+}
 
 // evict takes the connection from its borrower, ends what the borrower waits for,
 // and closes it. Unlike release it is safe while the borrower uses it.

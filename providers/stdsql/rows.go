@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // rows are database/sql's rows as pgx's. Values go through PostgreSQL's text
@@ -95,7 +96,7 @@ func (r *rows) ask() (err error) {
 	var bound context.Context
 	bound, r.unbind = r.st.lease.bound(r.ctx)
 	conn := r.st.lease.conn
-	if (!r.st.lease.native || r.st.single) && len(r.st.args) == 0 && isSeveral(r.st.sql) {
+	if (!r.st.lease.native || r.st.single) && len(r.st.args) == 0 && sqltext.IsSeveral(r.st.sql) {
 		// Without arguments a driver would let the server run all of them, and
 		// show the first result only.
 		if r.prepared, err = conn.PrepareContext(bound, r.st.sql); err != nil {

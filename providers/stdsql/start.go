@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 var _ providers.Starter = (*Pool)(nil)
@@ -15,7 +16,7 @@ var errEndsItself = errors.New("pgkeel: a transaction cannot begin with a statem
 // statement, in a round trip each. If the statement fails, the transaction is
 // rolled back, and the error is a [*providers.TxError].
 func (p *Pool) BeginWith(ctx context.Context, opts providers.TxOptions, first providers.Statement) (providers.Tx, error) {
-	if controlsTx(first.SQL) {
+	if sqltext.Classify(first.SQL).ControlTx() {
 		return nil, refused(errEndsItself)
 	}
 	tx, err := p.Begin(ctx, opts)

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // statement is one statement on its way to a connection.
@@ -66,7 +67,7 @@ func (st *statement) ready(ctx context.Context, op string) error {
 	if strings.ContainsRune(st.sql, 0) {
 		return refused(errNUL)
 	}
-	if copiesIn(st.sql) {
+	if sqltext.Classify(st.sql)&sqltext.CopiesIn != 0 {
 		return refused(errCopyIn)
 	}
 	if err := st.prepareArgs(ctx); err != nil {
@@ -126,7 +127,7 @@ func (st *statement) send(ctx context.Context) (pgconn.CommandTag, error) {
 	defer done()
 	var result sql.Result
 	var err error
-	if st.single && len(st.args) == 0 && isSeveral(st.sql) {
+	if st.single && len(st.args) == 0 && sqltext.IsSeveral(st.sql) {
 		// Without arguments a driver would let the server run all of them.
 		var prepared *sql.Stmt
 		if prepared, err = st.lease.conn.PrepareContext(bound, st.sql); err != nil {
@@ -161,7 +162,8 @@ func closePrepared(prepared *sql.Stmt, err error) error {
 // database/sql has none.
 func commandTag(sql string, rows int64) pgconn.CommandTag {
 	n := strconv.FormatInt(rows, 10)
-	switch command := commandOf(sql); command {
+	first, _ := sqltext.First(sql)
+	switch command := strings.ToUpper(first); command {
 	case "INSERT":
 		return pgconn.NewCommandTag("INSERT 0 " + n)
 	case "SELECT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES", "TABLE", "FETCH", "MOVE", "COPY":
