@@ -25,11 +25,14 @@ func (e *Engine) pick(ctx context.Context, readOnly bool) *conn {
 			empty = &set[i]
 			continue
 		}
+		if c.isHeldUp(now) { // also where all that is under way was moved elsewhere
+			continue
+		}
 		load := c.load.Load()
 		if load == 0 && c.isAlive(ctx, now) {
 			return c
 		}
-		if (best == nil || load < least) && !c.retired.Load() && !c.isHeldUp(now) {
+		if (best == nil || load < least) && !c.retired.Load() {
 			best, least = c, load
 		}
 	}

@@ -47,8 +47,8 @@ func (e *Engine) lookAround() (working bool) {
 	e.watching.Store(false) // a statement that comes from here on says so
 	now := e.now()
 	for c := range e.conns {
-		if c.load.Load() == 0 {
-			continue
+		if c.load.Load() == 0 && c.headSince.Load() == 0 {
+			continue // nor does the server work on what was moved elsewhere
 		}
 		working = true
 		e.watching.Store(true)
