@@ -221,12 +221,16 @@ var (
 func (c *conn) retire() {
 	c.retired.Store(true)
 	c.mu.Lock()
-	idle := c.load.Load() == 0
+	over := c.isOver()
 	c.mu.Unlock()
-	if idle {
+	if over {
 		c.fail(errRetired)
 	}
 }
+
+// isOver reports whether a connection is to end, and has nothing left to finish. The
+// lock is held.
+func (c *conn) isOver() bool { return c.retired.Load() && c.load.Load() == 0 }
 
 // ping finds out whether a connection that was idle is still alive. What others
 // ask of it meanwhile is held, and goes elsewhere if it is not. It reports

@@ -42,7 +42,7 @@ func (c *conn) finish() {
 	}
 	seg.reset()
 	c.free = append(c.free, seg)
-	over := c.retired.Load() && c.load.Load() == 0
+	over := c.isOver()
 	c.mu.Unlock()
 	for _, s := range stale {
 		c.engine.replace(s)

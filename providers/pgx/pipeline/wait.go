@@ -84,8 +84,12 @@ func (c *conn) giveUp(ctx context.Context, r *request) error {
 		if r.kind == kindPing {
 			c.checking = false
 		}
+		over := c.isOver()
 		c.mu.Unlock()
 		r.recycle()
+		if over { // no answer will come that would end it
+			c.engine.start(c.retire)
+		}
 		return &NotSentError{ctx.Err()}
 	}
 	r.abandoned = true
