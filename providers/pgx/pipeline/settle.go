@@ -83,8 +83,8 @@ func (c *conn) settle(seg *segment, i int) (stale *statement) {
 		v, err = skipped, nil // by a limit that was not its own
 	case o.req.kind != kindExec:
 	case seg.failedSettings():
-		if isStale(err) {
-			v = skipped
+		if isStale(err) || o.req.ownLimit && err.Code == codeQueryCanceled {
+			v, err = skipped, nil // its own limit was not in force yet: it was another's
 		}
 	case o.isEarly(err):
 		v, stale = skipped, o.req.statement
