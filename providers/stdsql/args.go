@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // prepareArgs turns pgx's arguments into what the driver takes. A query rewriter,
@@ -26,7 +28,7 @@ func (st *statement) prepareArgs(ctx context.Context) error {
 			if err != nil {
 				return refused(fmt.Errorf("pgkeel: the query cannot be rewritten: %w", err))
 			}
-			st.sql, st.args = sql, args
+			st.sql, st.args, st.effects = sql, args, sqltext.Classify(sql)
 			continue
 		}
 		break

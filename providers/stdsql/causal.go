@@ -38,12 +38,11 @@ func (st *statement) holdToOrder(ctx context.Context) {
 	if o == nil {
 		return
 	}
-	effects := sqltext.Classify(st.sql)
-	o.ends = effects&sqltext.Ends != 0
+	o.ends = st.effects&sqltext.Ends != 0
 	if st.lease.begunInSQL() && !o.ends {
 		return
 	}
-	o.parts = effects.ControlTx() || effects&sqltext.Procedural != 0 // which can commit in the middle of its work
+	o.parts = st.effects.ControlTx() || st.effects&sqltext.Procedural != 0 // which can commit in the middle of its work
 	st.order = o
 }
 

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/pgkeel/pgkeel/providers"
-	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // confine asks what an operation is confined to. An error means that it may not
@@ -35,7 +34,7 @@ func (st *statement) keepScope() error {
 	if st.lease.pool.cfg.Scope == nil {
 		return nil
 	}
-	if sqltext.Classify(st.sql).ControlTx() {
+	if st.effects.ControlTx() {
 		return providers.ErrEndsScope
 	}
 	return nil

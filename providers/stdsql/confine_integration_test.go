@@ -57,8 +57,10 @@ func TestRewrittenStatementStaysInItsScope(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = tx.Exec(t.Context(), "select 1", rewriter("commit"))
-	wantNotSent(t, "a rewritten statement", err)
+	for _, made := range []rewriter{"commit", "copy pg_class from stdin", "select '\x00'"} {
+		_, err = tx.Exec(t.Context(), "select 1", made)
+		wantNotSent(t, string(made), err)
+	}
 	if got := value[string](t, tx, "select current_setting('app.x')"); got != "a" {
 		t.Error(got)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // Conn is a connection that one borrower holds until Release. A session that its
@@ -59,7 +60,7 @@ func (c *Conn) statement(ctx context.Context, op string, scope []providers.Setti
 	if err := c.enter(); err != nil {
 		return statement{}, err
 	}
-	st := statement{lease: c.lease, use: &c.use, tx: c.openTx(), sql: sql, args: args}
+	st := statement{lease: c.lease, use: &c.use, tx: c.openTx(), sql: sql, args: args, effects: sqltext.Classify(sql)}
 	if st.tx == nil {
 		st.confine(ctx, c.confined, scope)
 		return st, nil

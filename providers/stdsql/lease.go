@@ -158,10 +158,7 @@ func (l *lease) isDirty() bool {
 func (l *lease) begunInSQL() bool { return l.dirty.Load()&uint32(sqltext.Begins) != 0 }
 
 // soil notes what a statement leaves in the session.
-func (l *lease) soil(sql string) {
-	e := sqltext.Classify(sql)
-	l.dirty.Or(uint32(e.Left() | e&sqltext.Begins))
-}
+func (l *lease) soil(e sqltext.Effects) { l.dirty.Or(uint32(e.Left() | e&sqltext.Begins)) }
 
 // evict takes the connection from its borrower, ends what the borrower waits for,
 // and closes it. Unlike release it is safe while the borrower uses it.

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgkeel/pgkeel/providers"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // Pool is a pool of connections of database/sql.
@@ -95,7 +96,7 @@ func (p *Pool) statement(ctx context.Context, op string, scope []providers.Setti
 	if err != nil {
 		return statement{}, err
 	}
-	st := statement{lease: l, owned: true, sql: sql, args: args}
+	st := statement{lease: l, owned: true, sql: sql, args: args, effects: sqltext.Classify(sql)}
 	st.confine(ctx, confined.Settings, scope)
 	return st, nil
 }

@@ -34,6 +34,8 @@ type statement struct {
 	order *order
 	sql   string
 	args  []any
+	// effects are those that the text shows.
+	effects sqltext.Effects
 }
 
 // confine gives a statement that is no transaction's its scope: what it is
@@ -64,14 +66,14 @@ func (st *statement) ready(ctx context.Context, op string) error {
 	if st.lease.gone.Load() {
 		return errConnLost
 	}
+	if err := st.prepareArgs(ctx); err != nil {
+		return err
+	}
 	if strings.ContainsRune(st.sql, 0) {
 		return refused(errNUL)
 	}
-	if sqltext.Classify(st.sql)&sqltext.CopiesIn != 0 {
+	if st.effects&sqltext.CopiesIn != 0 {
 		return refused(errCopyIn)
-	}
-	if err := st.prepareArgs(ctx); err != nil {
-		return err
 	}
 	if err := st.keepScope(); err != nil {
 		return err
@@ -79,7 +81,7 @@ func (st *statement) ready(ctx context.Context, op string) error {
 	if err := st.order.pass(ctx, op); err != nil {
 		return err
 	}
-	st.lease.soil(st.sql)
+	st.lease.soil(st.effects)
 	return nil
 }
 

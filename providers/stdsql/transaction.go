@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgkeel/pgkeel/providers"
 	"github.com/pgkeel/pgkeel/providers/internal/savepoints"
+	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // rollbackTimeout bounds a rollback, which does not end with the caller's
@@ -169,7 +170,7 @@ func (t *Tx) enter(ctx context.Context, op string) (context.Context, context.Can
 }
 
 func (t *Tx) statement(cancel context.CancelFunc, sql string, args []any) statement {
-	return statement{lease: t.root.lease, use: t.root.use, tx: t, cancel: cancel, sql: sql, args: args}
+	return statement{lease: t.root.lease, use: t.root.use, tx: t, cancel: cancel, sql: sql, args: args, effects: sqltext.Classify(sql)}
 }
 
 // enterIn begins a use by a context, which must be of the transaction's scope.
