@@ -84,21 +84,13 @@ var shareable = map[string]bool{
 	"with": true, "values": true, "table": true,
 }
 
-// isShareable reports whether a text is a single statement of that kind. A
-// semicolon inside of a literal makes it look like two: then it is not.
+// isShareable reports whether a text is a single statement of that kind.
 func isShareable(sql string) bool {
-	if strings.IndexByte(sql, 0) >= 0 {
+	if strings.IndexByte(sql, 0) >= 0 || sqltext.IsSeveral(sql) {
 		return false
 	}
-	if at := strings.IndexByte(sql, ';'); at >= 0 && strings.TrimSpace(sql[at+1:]) != "" {
-		return false
-	}
-	for w := range sqltext.Words(sql) {
-		if !w.Quoted {
-			return shareable[w.Text]
-		}
-	}
-	return false
+	first, _ := sqltext.First(sql)
+	return shareable[first]
 }
 
 // do runs a statement. Where it returns pipeline.ErrElsewhere, nothing was done
