@@ -25,6 +25,9 @@ func (s *session) handle(m Message, pass func() error) bool {
 	if !s.open(m.Direction) {
 		return false
 	}
+	if after != nil && m.Direction == ToServer {
+		s.swallow(ToClient) // or the answer to the message may be faster than the end
+	}
 	if !dropped && !s.pass(m, lose, pass) {
 		return false
 	}
@@ -43,15 +46,20 @@ func (s *session) act(r *Rule) bool {
 		r.acted()
 		return false
 	case blackHole:
-		s.p.mu.Lock()
-		s.hole = Both
-		s.p.mu.Unlock()
+		s.swallow(Both)
 		r.acted()
 	case delay:
 		r.acted()
 		return s.wait(r.action.delay)
 	}
 	return true
+}
+
+// swallow has nothing arrive in a direction any more.
+func (s *session) swallow(d Direction) {
+	s.p.mu.Lock()
+	s.hole |= d
+	s.p.mu.Unlock()
 }
 
 func (s *session) pass(m Message, lose *Rule, pass func() error) bool {

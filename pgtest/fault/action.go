@@ -32,7 +32,8 @@ var (
 	Drop = Action{kind: drop}
 	// Cut closes the connection instead of passing the message on.
 	Cut = Action{kind: cut}
-	// CutAfter passes the message on, then closes the connection.
+	// CutAfter passes the message on, then closes the connection, before an answer to
+	// the message arrives.
 	CutAfter = Action{kind: cutAfter}
 	// Reset is Cut with a reset (RST) instead of an orderly end.
 	Reset = Action{kind: reset}
