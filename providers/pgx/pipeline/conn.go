@@ -197,11 +197,11 @@ func (c *conn) verdictOnLoss(r *request) verdict {
 
 // end marks a request as ended and adds it to those whose caller must be woken.
 func (c *conn) end(ended []*request, r *request, v verdict, err error) []*request {
+	if r.kind == kindDescribe && (r.abandoned || v == moved) { // nobody else knows its name
+		c.forget = append(c.forget, r.statement.name)
+	}
 	if r.abandoned {
-		switch r.kind {
-		case kindDescribe: // nobody else knows its name
-			c.forget = append(c.forget, r.statement.name)
-		case kindPing:
+		if r.kind == kindPing {
 			c.checking = false
 		}
 		r.recycle()

@@ -64,9 +64,9 @@ func (e *Engine) lookAround() (working bool) {
 const orphanAfter = time.Second
 
 // relieve moves elsewhere, as far as there is room, what waits behind something slow:
-// what was not sent, and reads. The server may still run these; nobody reads that
-// result. A connection that works only for callers who gave up is closed, and the
-// server asked to stop: nobody else's statement can be hit.
+// what was not sent, reads, and what is only described. The server may still run these;
+// nobody reads that result. A connection that works only for callers who gave up is
+// closed, and the server asked to stop: nobody else's statement can be hit.
 func (c *conn) relieve(now time.Duration) {
 	c.engine.stats.heldUp.Add(1)
 	orphaned := now-time.Duration(c.headSince.Load()) > orphanAfter
@@ -81,7 +81,7 @@ func (c *conn) relieve(now time.Duration) {
 			}
 			orphaned = orphaned && r.abandoned
 			// The reader may be writing into those at the head.
-			if i > 0 && c.readOnly && !r.abandoned && r.kind == kindExec && len(ended) < room {
+			if i > 0 && c.canMove(r) && len(ended) < room {
 				seg.ops[j].req = nil
 				ended = c.end(ended, r, moved, nil)
 				c.load.Add(-1)
@@ -108,6 +108,12 @@ func (c *conn) relieve(now time.Duration) {
 	if orphaned {
 		c.engine.start(c.stop)
 	}
+}
+
+// canMove reports whether a request can be run elsewhere although it was sent: it can
+// only have read, or nothing is run to describe it.
+func (c *conn) canMove(r *request) bool {
+	return !r.abandoned && (r.kind == kindDescribe || r.kind == kindExec && c.readOnly)
 }
 
 // stopTimeout bounds the request to stop the server's work.
