@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -88,13 +89,13 @@ func (c *conn) relieve(now time.Duration) {
 			}
 		}
 	}
-	for len(c.queue) > 0 && len(ended) < room { // not even sent
-		r := c.queue[len(c.queue)-1]
-		c.queue = c.queue[:len(c.queue)-1]
+	unsent := min(len(c.queue), max(0, room-len(ended)))
+	for _, r := range c.queue[:unsent] {
 		ended = c.end(ended, r, moved, nil)
 		c.load.Add(-1)
 		c.bytes -= r.size
 	}
+	c.queue = slices.Delete(c.queue, 0, unsent)
 	orphaned = orphaned && len(c.inflight) > 0 && len(c.queue) == 0
 	orphaned = orphaned && !c.stopping
 	if orphaned {
