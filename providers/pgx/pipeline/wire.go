@@ -30,9 +30,10 @@ const headerSize = 5
 // inboxSize is how much is read at a time.
 const inboxSize = 64 << 10
 
-// maxMessage bounds a message that must be held whole. Rows are bounded by the
-// engine's limit on results instead.
-const maxMessage = 16 << 20
+// maxMessage bounds a message that must be held whole: the server makes none that is
+// larger, though errors that quote a value come close. Rows are bounded by the engine's
+// limit on results instead.
+const maxMessage = 1 << 30
 
 // inbox cuts what arrives into messages, without copying them.
 type inbox struct {
@@ -68,7 +69,8 @@ func (in *inbox) next(wanted func(size int) bool) (kind byte, body []byte, ok bo
 		if size > maxMessage && kind != msgDataRow {
 			return 0, nil, false, fmt.Errorf("message %q of %d bytes, more than the %d that are held", kind, size, maxMessage)
 		}
-		in.reserve(headerSize + size)
+		// A length alone is not believed: there is room for twice what has come.
+		in.reserve(min(headerSize+size, max(inboxSize, 2*(in.w-in.r))))
 		return 0, nil, false, nil
 	}
 	body = in.buf[in.r+headerSize : in.r+headerSize+size]
