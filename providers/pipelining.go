@@ -58,7 +58,8 @@ type Pipelining struct {
 	MaxResultBytes int32
 	// SlowAfter keeps a statement out that takes the server longer on average,
 	// the round trip left out: others would wait behind it, and it has little to
-	// gain. Default: 5 ms.
+	// gain. Default: 5 ms. One that usually takes half a millisecond or more, such as
+	// a write whose commit waits for the disk, goes to the pool while that is sooner.
 	SlowAfter time.Duration
 	// Traffic says which statements are pipelined. Default: all.
 	Traffic PipelineTraffic
@@ -130,9 +131,9 @@ type PipelineStats struct {
 	// failed or their plan was stale.
 	Repeated int64
 	// These took a connection of the pool instead: Full as there was no room,
-	// Slow as they are known to take long or to return much, Large as their
-	// result turned out too large, Moved from behind something slow or off a
-	// connection that was lost.
+	// Slow as they are known to take long, or longer behind others than there, or
+	// to return much, Large as their result turned out too large, Moved from
+	// behind something slow or off a connection that was lost.
 	Full, Slow, Large, Moved int64
 	// HeldUp counts how often a connection was found held up at the head of its
 	// line.

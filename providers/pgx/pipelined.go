@@ -57,7 +57,7 @@ func (p *Pool) newPipelined() *pipelined {
 		o.Connections, o.ReadConnections = 0, o.Connections+o.ReadConnections
 	}
 	o.PingAfter, o.PingTimeout = p.pingAfter, p.pingTimeout
-	o.Dial, o.Room = pl.dial, pl.room
+	o.Dial, o.Room, o.Waited = pl.dial, pl.room, pl.waited
 	o.Failed = func(err error) {
 		if p.closing.Load() || errors.Is(err, errEvicted) {
 			return
@@ -72,6 +72,15 @@ func (p *Pool) newPipelined() *pipelined {
 // room is how many statements the pool could run at once.
 func (pl *pipelined) room() int {
 	return int(pl.pool.maxConns - pl.pool.pool.Stat().AcquiredConns())
+}
+
+// waited is how long the first of those who wait for a connection of the pool has waited.
+func (pl *pipelined) waited() time.Duration {
+	n, since := pl.pool.waiting.oldest()
+	if n == 0 {
+		return 0
+	}
+	return time.Since(since)
 }
 
 // pipelineOptions turns the configuration into the engine's limits.

@@ -55,8 +55,10 @@ type Options struct {
 	// MaxLifetime and MaxIdleTime end a connection; PingAfter is how long an
 	// idle one is trusted, PingTimeout how long its answer may take.
 	MaxLifetime, MaxIdleTime, PingAfter, PingTimeout time.Duration
-	// Room is how many statements could be run elsewhere at once.
-	Room func() int
+	// Room is how many statements could be run elsewhere at once, Waited how long the
+	// first of those has waited that wait to be.
+	Room   func() int
+	Waited func() time.Duration
 	// Dial makes a session.
 	Dial func(ctx context.Context, readOnly bool) (*Session, error)
 	// Failed hears why a session could not be made, or was lost.
@@ -228,6 +230,10 @@ func (e *Engine) try(ctx context.Context, st *Statement, s *statement, solo bool
 	c := e.pick(ctx, st.ReadOnly)
 	if c == nil {
 		e.stats.full.Add(1)
+		return nil, ErrElsewhere
+	}
+	if s != nil && e.isBetterBeside(s, c) {
+		e.stats.slow.Add(1)
 		return nil, ErrElsewhere
 	}
 	known := s != nil && !s.isDoubted()

@@ -42,6 +42,23 @@ func (e *Engine) pick(ctx context.Context, readOnly bool) *conn {
 	return best
 }
 
+// On one connection statements run one after the other. From this time on, at the server
+// and in the middle of cases, it pays more to have them run beside each other: a commit
+// that waits for its disk, for one, takes others with it that wait at the same time.
+const besideFrom = 500 * time.Microsecond
+
+// isBetterBeside reports whether a statement had better run elsewhere than behind what
+// the connection has: that keeps the server busy, and takes longer than the wait for a
+// place elsewhere.
+func (e *Engine) isBetterBeside(s *statement, c *conn) bool {
+	usual, roundTrip := s.usual.Load(), c.roundTrip.Load()
+	if usual < int64(besideFrom)+roundTrip/4 {
+		return false // a quarter is how much a round trip may well vary
+	}
+	load := int64(c.load.Load())
+	return load > roundTrip/usual && (e.opts.Room() > 0 || int64(e.opts.Waited()) < load*usual)
+}
+
 // isAlive reports whether an idle connection can be used.
 func (c *conn) isAlive(ctx context.Context, now time.Duration) bool {
 	if c.retired.Load() {

@@ -83,7 +83,7 @@ func scriptedEngine(t *testing.T, answers ...[]byte) (*Engine, *scripted) {
 		Connections: 1, MaxInFlight: 8, MaxGroup: 8, MaxRequestBytes: 1 << 16, MaxResultBytes: 1 << 16,
 		MaxStatements: 8, SlowAfter: time.Minute, MaxLifetime: time.Hour, MaxIdleTime: time.Hour,
 		PingAfter: time.Hour, PingTimeout: time.Second,
-		Room: func() int { return 0 }, Dial: s.dial,
+		Room: func() int { return 0 }, Waited: func() time.Duration { return 0 }, Dial: s.dial,
 		Failed: func(err error) { // the first time
 			select {
 			case s.heard <- err:

@@ -15,12 +15,13 @@ func (c *conn) finish() {
 	now := c.engine.now()
 	c.noteRoundTrip(now - seg.sent)
 	took := now - max(seg.sent, c.lastDone)
+	served := now - max(seg.sent+time.Duration(c.roundTrip.Load()), c.lastDone)
 	c.lastDone = now
 	observe(&c.service, took)
 	c.engine.passed.Add(1)
 	var stale []*statement
 	c.mu.Lock()
-	seg.noteServed(took)
+	seg.noteServed(took, max(served, 0))
 	for i := range seg.ops {
 		if replace := c.settle(seg, i); replace != nil {
 			stale = append(stale, replace)
@@ -137,8 +138,8 @@ func asError(pg *pgconn.PgError) error {
 }
 
 // noteServed adds to what is known of the segment's statements, once for several in a
-// row that are the same. Each took its share of the time.
-func (s *segment) noteServed(took time.Duration) {
+// row that are the same. Each took its share of the time, with a round trip or without.
+func (s *segment) noteServed(took, served time.Duration) {
 	var last *statement
 	for i := range s.ops {
 		r := s.ops[i].req
@@ -148,6 +149,7 @@ func (s *segment) noteServed(took time.Duration) {
 		if r.statement != last {
 			last = r.statement
 			observe(&last.service, took/time.Duration(len(s.ops)))
+			approach(&last.usual, served/time.Duration(len(s.ops)))
 		}
 		if r.overflow {
 			last.large.Store(true)

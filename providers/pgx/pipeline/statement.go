@@ -22,6 +22,8 @@ type statement struct {
 	// service is the moving average of the server's time for it, in
 	// nanoseconds, a round trip included.
 	service atomic.Int64
+	// usual is about the median of the same without a round trip.
+	usual atomic.Int64
 	// large says that its result once did not fit into the buffer.
 	large atomic.Bool
 	// gone says that it was driven out, or no longer fits, doubted that it may no
@@ -76,6 +78,20 @@ func observe(average *atomic.Int64, d time.Duration) {
 		return
 	}
 	average.Store(old + (int64(d)-old)/averageOver)
+}
+
+// approach moves what is about a median towards a value. A stall of the machine, however
+// long, moves it no further than any other value does.
+func approach(median *atomic.Int64, d time.Duration) {
+	m := median.Load()
+	switch {
+	case m == 0:
+		median.Store(max(int64(d), 1))
+	case int64(d) > m:
+		median.Store(m + m/averageOver + 1)
+	default:
+		median.Store(m - m/averageOver)
+	}
 }
 
 // slowDecay is how the average of a statement that is kept out falls with each

@@ -61,6 +61,7 @@ func pipelines() []Scenario {
 			Callers: 1, Bar: Bar{Throughput: 0.95}, Ours: writes, Baseline: sized(reserve, onPool(readOnPool)),
 		}),
 		slowOnes(),
+		waitingOnes(),
 	}
 }
 
@@ -148,6 +149,37 @@ func slowOnes() Scenario {
 			return nowAndThenSlow(site, pool, pool)
 		})),
 	})
+}
+
+const (
+	// waitFor is how long the server waits for the disk, or the standby, in a commit.
+	waitFor = time.Millisecond
+	// waitingCallers are as many as wait at a time on the pools.
+	waitingCallers = 16
+)
+
+// waitingOnes has callers write what the server waits for, without work meanwhile: one
+// behind the other they would take as many times longer.
+func waitingOnes() Scenario {
+	return shared(Scenario{
+		Name: "pipeline.waiting", About: "16 callers whose updates wait 1 ms at the server, as for a disk, pools of 16",
+		Callers: waitingCallers, Slice: longSlice, Bar: Bar{Throughput: 0.95},
+		Ours: sized(waitingCallers, onPipeline(func(db *pgkeel.DB, site Site) Op {
+			return updateAndWait(db, site)
+		}, pgkeel.Pipelining{})),
+		Baseline: sized(waitingCallers, onPool(func(pool *pgxpool.Pool, site Site) Op { return updateAndWait(pool, site) })),
+	})
+}
+
+func updateAndWait(q pgkeel.Querier, site Site) Op {
+	sql := updateSQL(site) + ` and pg_sleep($2) is not null`
+	return func(ctx context.Context, caller, n int) error {
+		tag, err := q.Exec(ctx, sql, keyOf(caller, n), waitFor.Seconds())
+		if err != nil {
+			return err
+		}
+		return expect(1, tag.RowsAffected())
+	}
 }
 
 // nowAndThenSlow takes the queriers in turns, by the caller.
