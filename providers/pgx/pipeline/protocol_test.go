@@ -19,6 +19,7 @@ import (
 // or wrong. No real one would.
 type scripted struct {
 	answers [][]byte   // nil hangs up
+	asked   chan int   // the Syncs that came
 	heard   chan error // why the engine gave a connection up
 	peers   sync.WaitGroup
 }
@@ -47,10 +48,11 @@ func (s *scripted) dial(ctx context.Context, _ bool) (*Session, error) {
 
 func (s *scripted) serve(conn net.Conn) {
 	defer conn.Close()
-	for _, answer := range s.answers {
+	for i, answer := range s.answers {
 		if awaitSync(conn) != nil || answer == nil {
 			return
 		}
+		s.asked <- i + 1
 		if _, err := conn.Write(answer); err != nil {
 			return
 		}
@@ -78,7 +80,7 @@ func awaitSync(conn net.Conn) error {
 // scriptedEngine is an engine with one connection to a scripted server.
 func scriptedEngine(t *testing.T, answers ...[]byte) (*Engine, *scripted) {
 	t.Helper()
-	s := &scripted{answers: answers, heard: make(chan error, 1)}
+	s := &scripted{answers: answers, heard: make(chan error, 1), asked: make(chan int, len(answers))}
 	e := New(Options{
 		Connections: 1, MaxInFlight: 8, MaxGroup: 8, MaxRequestBytes: 1 << 16, MaxResultBytes: 1 << 16,
 		MaxStatements: 8, SlowAfter: time.Minute, MaxLifetime: time.Hour, MaxIdleTime: time.Hour,
@@ -175,9 +177,14 @@ func TestGivenUp(t *testing.T) {
 		"while it is executed":  {[][]byte{described, silence}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e, _ := scriptedEngine(t, tc.answers...)
+			e, s := scriptedEngine(t, tc.answers...)
 			ctx, cancel := context.WithCancel(t.Context())
-			defer time.AfterFunc(50*time.Millisecond, cancel).Stop()
+			defer cancel()
+			go func() {
+				for <-s.asked < len(tc.answers) {
+				}
+				cancel()
+			}()
 			_, err := e.Do(ctx, Statement{SQL: "update t set n = 1"})
 			var notSent *NotSentError
 			if !errors.Is(err, context.Canceled) || errors.As(err, &notSent) != tc.notSent {
