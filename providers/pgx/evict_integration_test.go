@@ -140,7 +140,7 @@ func TestEvictEndsConnectionsInUse(t *testing.T) {
 			failed, begun, evicted := make(chan error, 1), make(chan struct{}, 1), make(chan struct{})
 			go func() { failed <- use(t.Context(), p, func() { begun <- struct{}{}; <-evicted }) }()
 			eventually(t, "it is in use", func() bool {
-				return len(begun) > 0 || backends(t, other, "state = 'active' and query like '%pg_sleep%'") > 0
+				return len(begun) > 0 || backends(t, other, "wait_event = 'PgSleep'") > 0
 			})
 			p.Evict()
 			close(evicted)
@@ -172,7 +172,7 @@ func TestEvictEndsSharedConnections(t *testing.T) {
 		_, err := p.Exec(t.Context(), "select pg_sleep(600)")
 		failed <- err
 	}()
-	eventually(t, "it runs", func() bool { return backends(t, other, "state = 'active' and query like '%pg_sleep%'") > 0 })
+	eventually(t, "it runs", func() bool { return backends(t, other, "wait_event = 'PgSleep'") > 0 })
 	p.Evict()
 	if err := <-failed; providers.OutcomeOf(err) != providers.OutcomeUnknown {
 		t.Errorf("%v", err)

@@ -110,7 +110,7 @@ func TestTrap17CancelHitsNobodyElse(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended, stop, done := make(chan error, 1), make(chan struct{}), make(chan error, 4)
 		go func() { _, err := pool.Exec(ctx, `select pg_sleep(600)`); ended <- err }()
-		until(t, "the statement to run", func() bool { return scalar[int](t, admin, sleeping) == 1 })
+		until(t, "the statement to run", func() bool { return scalar[int](t, admin, sleeping+` and wait_event = 'PgSleep'`) == 1 })
 		for range cap(done) {
 			go func() {
 				for {

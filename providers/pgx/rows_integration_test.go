@@ -302,6 +302,7 @@ func TestRowsKeepNothingOfTheQuery(t *testing.T) {
 
 func TestContextEndsWhileRowsAreOpen(t *testing.T) {
 	onEach(t, providers.Config{}, "", func(t *testing.T, p *Pool, q runner) {
+		mustExec(t, q, "select 1") // connects
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(20*time.Millisecond, cancel)
 		rows, _ := q.Query(ctx, "select repeat('x', 10000), pg_sleep(case when g = 3 then 60 else 0 end) from generate_series(1, 3) g")

@@ -225,6 +225,7 @@ func TestTrap18ServersOwnLimits(t *testing.T) {
 	if !errors.As(err, &limit) || limit.Limit != "statement_timeout" {
 		t.Errorf("%v", err)
 	}
+	p = balanced(t, providers.Config{Pool: providers.PoolStrategy{MaxSize: 2}}) // where nothing else ends
 	mustExec(t, p, "create table t ()")
 	holder := begin(t, p, providers.TxOptions{})
 	mustExec(t, holder, "lock t")

@@ -11,25 +11,53 @@ import (
 	"github.com/pgkeel/pgkeel/providers"
 )
 
+// timedOut begins a transaction whose time will be over soon, and does first in it.
+// Where a slow machine does not get that far there is another, with more time.
+func timedOut(t testing.TB, on beginner, first func(tx providers.Tx) error) providers.Tx {
+	t.Helper()
+	for limit := 50 * time.Millisecond; ; limit *= 4 {
+		tx, err := on.Begin(t.Context(), providers.TxOptions{Timeout: limit})
+		if err == nil {
+			if err = first(tx); err == nil {
+				return tx
+			}
+			_ = tx.Rollback(t.Context())
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || limit > patience {
+			t.Fatal(err)
+		}
+	}
+}
+
+type beginner interface {
+	Begin(context.Context, providers.TxOptions) (providers.Tx, error)
+}
+
+// insertOne is what most of them do first.
+func insertOne(t testing.TB) func(tx providers.Tx) error {
+	return func(tx providers.Tx) error {
+		_, err := tx.Exec(t.Context(), "insert into t values (1)")
+		return err
+	}
+}
+
 func TestTxTimeoutWhileIdle(t *testing.T) {
 	for _, onConn := range []bool{false, true} {
 		hooks, seen := watched(t)
 		p := balanced(t, providers.Config{Hooks: hooks})
 		mustExec(t, p, accounts)
-		var on interface {
-			Begin(context.Context, providers.TxOptions) (providers.Tx, error)
-		} = p
+		var on beginner = p
 		if onConn {
 			c := acquireN(t, p, 1)[0]
 			defer c.Release()
 			on = c
 		}
-		tx, err := on.Begin(t.Context(), providers.TxOptions{Timeout: 50 * time.Millisecond})
-		if err != nil {
-			t.Fatal(err)
-		}
-		mustExec(t, tx, "insert into t values (1)")
+		tx := timedOut(t, on, func(tx providers.Tx) error {
+			seen.forget() // of one before that had too little time
+			return insertOne(t)(tx)
+		})
 		eventually(t, "it is rolled back", func() bool { return len(seen.of(providers.EventRollback)) == 1 })
+		var err error
 		eventually(t, "the error says so", func() bool {
 			_, err = tx.Exec(t.Context(), "insert into t values (2)")
 			return !errors.Is(err, providers.ErrConcurrentUse)
@@ -62,8 +90,7 @@ func isTxTimeout(t *testing.T, err error) {
 func TestTxTimeoutWhileAStatementRuns(t *testing.T) {
 	p := balanced(t, providers.Config{})
 	mustExec(t, p, accounts)
-	tx := begin(t, p, providers.TxOptions{Timeout: 50 * time.Millisecond})
-	mustExec(t, tx, "insert into t values (1)")
+	tx := timedOut(t, p, insertOne(t))
 	_, err := tx.Exec(t.Context(), "select pg_sleep(60)")
 	isTxTimeout(t, err)
 	eventually(t, "the connection is back", func() bool { return p.Stats().InUse == 0 })
@@ -77,15 +104,16 @@ func TestTxTimeoutWhileAStatementRuns(t *testing.T) {
 func TestTxTimeoutWhileRowsAreOpen(t *testing.T) {
 	p := balanced(t, providers.Config{})
 	mustExec(t, p, accounts)
-	tx := begin(t, p, providers.TxOptions{Timeout: 50 * time.Millisecond})
-	mustExec(t, tx, "insert into t values (1)")
-	rows, err := tx.Query(t.Context(), "select 1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	var rows pgx.Rows
+	tx := timedOut(t, p, func(tx providers.Tx) (err error) {
+		if err = insertOne(t)(tx); err == nil {
+			rows, err = tx.Query(t.Context(), "select 1")
+		}
+		return err
+	})
 	// Nobody closes them, but the locks of the transaction must not stay.
 	eventually(t, "the connection is taken away", func() bool { return p.Stats().InUse == 0 })
-	_, err = tx.Exec(t.Context(), "select 1")
+	_, err := tx.Exec(t.Context(), "select 1")
 	if !errors.Is(err, providers.ErrConcurrentUse) {
 		t.Errorf("the rows are open: %v", err)
 	}
@@ -98,11 +126,11 @@ func TestTxTimeoutWhileRowsAreOpen(t *testing.T) {
 
 func TestTxTimeoutWhileRowsAreRead(t *testing.T) {
 	p := balanced(t, providers.Config{})
-	tx := begin(t, p, providers.TxOptions{Timeout: 50 * time.Millisecond})
-	rows, err := tx.Query(t.Context(), "select repeat('x', 1000) from generate_series(1, 100000000)")
-	if err != nil {
-		t.Fatal(err)
-	}
+	var rows pgx.Rows
+	tx := timedOut(t, p, func(tx providers.Tx) (err error) {
+		rows, err = tx.Query(t.Context(), "select repeat('x', 1000) from generate_series(1, 100000000)")
+		return err
+	})
 	for rows.Next() {
 	}
 	var limit *providers.TimeoutError
@@ -115,8 +143,8 @@ func TestTxTimeoutWhileRowsAreRead(t *testing.T) {
 
 func TestTxTimeoutAndLargeObjects(t *testing.T) {
 	p := balanced(t, providers.Config{})
-	tx := begin(t, p, providers.TxOptions{Timeout: 100 * time.Millisecond})
-	lo := tx.LargeObjects()
+	tx := timedOut(t, p, func(providers.Tx) error { return nil })
+	lo := tx.(*Tx).LargeObjects()
 	var err error
 	for err == nil { // not guarded, so the connection is closed under it
 		_, err = lo.Create(t.Context(), 0)
@@ -133,7 +161,7 @@ func TestTxTimeoutAfterTheConnectionWasReleased(t *testing.T) {
 	p := balanced(t, providers.Config{})
 	mustExec(t, p, accounts)
 	c := acquireN(t, p, 1)[0]
-	tx, err := c.Begin(t.Context(), providers.TxOptions{Timeout: 100 * time.Millisecond})
+	tx, err := c.Begin(t.Context(), providers.TxOptions{Timeout: 3 * time.Second}) // not before the next one begins
 	if err != nil {
 		t.Fatal(err)
 	}

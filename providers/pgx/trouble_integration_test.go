@@ -226,7 +226,7 @@ func TestNoTrouble(t *testing.T) {
 		slow <- err
 	}()
 	eventually(t, "it runs", func() bool {
-		return value[int](t, reader, "select count(*) from pg_stat_activity where query like '%sleep(60)%' and state = 'active' and pid <> pg_backend_pid()") > 0
+		return value[int](t, reader, "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()") > 0
 	})
 	_ = p.Close(ended())
 	<-slow
