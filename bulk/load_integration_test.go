@@ -290,8 +290,16 @@ func victim(dsn string) {
 	if err == nil {
 		load := loadOf("x")
 		load.Into.Progress = Watch{Bytes: 1, Func: func(p Progress) { fmt.Println(p.Rows) }}
-		// So slowly that it is not done before it is killed.
-		_, err = ParallelLoad(context.Background(), db, load, readerOf(loadData(), func() { <-time.After(time.Millisecond) }))
+		// It is not done before it is killed, however late that is: the end is held back.
+		slow, left := readerOf(loadData(), func() { <-time.After(time.Millisecond) }), len(loadData())
+		_, err = ParallelLoad(context.Background(), db, load, readerFunc(func(b []byte) (int, error) {
+			if left < 8<<10 {
+				<-time.After(time.Minute)
+			}
+			n, err := slow.Read(b)
+			left -= n
+			return n, err
+		}))
 	}
 	fmt.Println("ended", err)
 }
