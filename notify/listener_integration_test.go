@@ -181,7 +181,7 @@ func TestTrap43ABlackHoleIsFound(t *testing.T) {
 	network := fault.New(t, dsn, fault.On(fault.Backend('A').Matching("swallowed"), fault.BlackHole))
 	p := openPool(t, providers.Config{DSN: network.DSN()})
 	l := listenOn(t, p, Options{
-		HeartbeatInterval: 100 * time.Millisecond, AnswerTimeout: 200 * time.Millisecond, RetryMin: time.Millisecond,
+		HeartbeatInterval: 100 * time.Millisecond, AnswerTimeout: 3 * time.Second, RetryMin: time.Millisecond,
 	})
 	s := subscribe(t, l, "a")
 	mustNotify(t, direct, "a", "before")
