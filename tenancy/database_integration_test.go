@@ -295,7 +295,7 @@ func TestOneTenantsDatabaseIsDown(t *testing.T) {
 		"good": dsns[0], "black": "postgres://postgres@" + l.Addr().String() + "/db?sslmode=disable",
 		"gone": strings.Replace(dsns[0], "/pgtest_", "/none_", 1),
 	})
-	r := openRouter(t, d, providers.Config{ConnectTimeout: 2 * time.Second, Pool: providers.PoolStrategy{MaxSize: 4}}, MaxConnections(8))
+	r := openRouter(t, d, providers.Config{ConnectTimeout: 5 * time.Second, Pool: providers.PoolStrategy{MaxSize: 4}}, MaxConnections(8))
 	var work sync.WaitGroup
 	end := time.Now().Add(2 * time.Second)
 	for _, tenant := range []string{"black", "gone"} {
@@ -321,7 +321,7 @@ func TestOneTenantsDatabaseIsDown(t *testing.T) {
 	}
 	work.Wait()
 	t.Logf("the good tenant waited %s at most", longest)
-	if longest > time.Second {
+	if longest > 4*time.Second { // less than it takes to give up on another's
 		t.Errorf("the good tenant waited %s", longest)
 	}
 }
