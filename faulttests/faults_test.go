@@ -48,7 +48,7 @@ func (s *stage) rule(r *fault.Rule) {
 	s.must(s.proxy(s.servers.Primary()).Add(r))
 	select {
 	case <-r.Fired():
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		s.t.Errorf("%v did not fire: nobody works", r)
 	}
 }

@@ -61,7 +61,7 @@ func dialThrough(t *testing.T, dsn string, delay time.Duration) (*proxy, net.Con
 }
 
 func TestTheProxyDelaysEachWayAndNotEachRead(t *testing.T) {
-	const delay, words = 50 * time.Millisecond, 64
+	const delay, words = 50 * time.Millisecond, 256
 	_, conn := dialThrough(t, serve(t, echo), delay)
 	begun := time.Now()
 	word := make([]byte, 1)
