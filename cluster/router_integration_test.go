@@ -19,8 +19,8 @@ import (
 	provider "github.com/pgkeel/pgkeel/providers/pgx"
 )
 
-// quick notices everything soon.
-var quick = Options{Heartbeat: 100 * time.Millisecond, ProbeTimeout: 500 * time.Millisecond}
+// quick notices everything soon, and takes a slow machine's pause for no loss.
+var quick = Options{Heartbeat: time.Second, ProbeTimeout: 3 * time.Second}
 
 // openNodes opens a cluster of servers, of which the first stands for the handle's
 // DSN.
