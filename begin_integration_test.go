@@ -138,7 +138,7 @@ func TestBeginIsRefused(t *testing.T) {
 
 func TestTransactionTimeoutByHand(t *testing.T) {
 	onBeginners(t, func(t *testing.T, on beginner) {
-		tx := mustBegin(t, on, pgkeel.TxOptions{Timeout: 50 * time.Millisecond})
+		tx := mustBegin(t, on, pgkeel.TxOptions{Timeout: 2 * time.Second}) // time to begin
 		_, err := tx.Exec(t.Context(), "insert into t select 1 from pg_sleep(60)")
 		mustSay(t, err, context.DeadlineExceeded, "transaction timeout")
 		err = tx.Commit(t.Context())

@@ -21,7 +21,7 @@ func TestWithPipelining(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			db := openDB(t, append(extra,
 				pgkeel.WithPool(pgkeel.PoolStrategy{MaxSize: 2}),
-				pgkeel.WithPipelining(pgkeel.Pipelining{Connections: 1, ReadConnections: 1}))...)
+				pgkeel.WithPipelining(pgkeel.Pipelining{Connections: 1, ReadConnections: 1, SlowAfter: time.Hour}))...)
 			mustExec(t, db, `create table t (id int primary key, name text)`)
 			eventually(t, "the shared connections are there", func() bool {
 				mustExec(t, db, `select 1`)
@@ -111,7 +111,7 @@ func TestReaderIsHeldToReading(t *testing.T) {
 }
 
 func TestWithPipelinedChoosesForACall(t *testing.T) {
-	db := openDB(t, pgkeel.WithPipelining(pgkeel.Pipelining{Traffic: pgkeel.PipelineOnRequest}))
+	db := openDB(t, pgkeel.WithPipelining(pgkeel.Pipelining{Traffic: pgkeel.PipelineOnRequest, SlowAfter: time.Hour}))
 	pipelined := func(yes bool) func() bool {
 		return func() bool {
 			before := db.Stats().Pipeline.Statements

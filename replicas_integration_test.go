@@ -16,8 +16,8 @@ import (
 	"github.com/pgkeel/pgkeel/tenancy"
 )
 
-// soon notices changes soon.
-var soon = cluster.Options{Heartbeat: 100 * time.Millisecond, ProbeTimeout: 500 * time.Millisecond, Fallback: cluster.FallbackError}
+// soon notices changes soon, and takes a slow machine's pause for none.
+var soon = cluster.Options{Heartbeat: time.Second, ProbeTimeout: 3 * time.Second, Fallback: cluster.FallbackError}
 
 const portSQL = "select current_setting('port')::int"
 
@@ -38,7 +38,7 @@ func openCluster(t *testing.T, nodes *pgtest.Cluster, options ...pgkeel.Option) 
 	for _, n := range nodes.Standbys() {
 		replicas = append(replicas, n.DSN(""))
 	}
-	options = append(options, pgkeel.WithReplicas(replicas...), pgkeel.WithCluster(soon))
+	options = append([]pgkeel.Option{pgkeel.WithReplicas(replicas...), pgkeel.WithCluster(soon)}, options...)
 	db := openOn(t, nodes.Primary().DSN(""), options...)
 	awaitReplica(t, db, true)
 	return db
@@ -211,7 +211,9 @@ func TestRowsLoseTheirServer(t *testing.T) {
 // A session sees what it wrote, at whichever server.
 func TestSession(t *testing.T) {
 	nodes := pgtest.New(t, pgtest.Options{Standbys: 1})
-	db := openCluster(t, nodes)
+	often := soon
+	often.Heartbeat = 100 * time.Millisecond // it may miss the replica
+	db := openCluster(t, nodes, pgkeel.WithCluster(often))
 	ctx := pgkeel.WithSession(t.Context(), pgkeel.NewSession())
 	if _, err := db.Exec(ctx, "create table t (n int)"); err != nil {
 		t.Fatal(err)

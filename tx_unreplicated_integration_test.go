@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,8 +35,14 @@ func TestCommitThatIsNotReplicated(t *testing.T) {
 			}
 		}
 	}
+	// The deadline is over once a commit waits, however long it took to get there.
 	soonOver := func() (context.Context, context.CancelFunc) {
-		return context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx := &overdue{Context: t.Context(), over: make(chan struct{})}
+		go func() {
+			cancelWait("abs")
+			close(ctx.over)
+		}()
+		return ctx, func() {}
 	}
 	session := func() (context.Context, context.CancelFunc) {
 		return pgkeel.WithSession(t.Context(), pgkeel.NewSession()), func() {}
@@ -121,7 +128,11 @@ func TestCommitThatIsNotReplicated(t *testing.T) {
 		if err := standby.Pause(); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := soonOver()
+		over := soonOver
+		if strings.HasSuffix(name, "with its limit") { // which the server has to know before
+			over = func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), 2*time.Second) }
+		}
+		ctx, cancel := over()
 		err := do(ctx)
 		cancel()
 		if err := standby.Resume(); err != nil {
@@ -133,7 +144,7 @@ func TestCommitThatIsNotReplicated(t *testing.T) {
 		mustTx(t, db) // what the connection noted is of that statement only
 	}
 	// One that shares its connection is told by what the server says behind it.
-	shared := openOn(t, nodes.Primary().DSN(""), one(), pgkeel.WithPipelining(pgkeel.Pipelining{Connections: 1}))
+	shared := openOn(t, nodes.Primary().DSN(""), one(), pgkeel.WithPipelining(pgkeel.Pipelining{Connections: 1, SlowAfter: time.Hour}))
 	for name, do := range map[string]func(ctx context.Context) error{
 		"exec":  func(ctx context.Context) error { _, err := shared.Exec(ctx, sql); return err },
 		"query": func(ctx context.Context) error { return shared.QueryRow(ctx, sql).Scan(new(int)) },
@@ -162,6 +173,23 @@ func TestCommitThatIsNotReplicated(t *testing.T) {
 		if err := do(t.Context()); err != nil {
 			t.Errorf("%s, with what was said before: %v", name, err)
 		}
+	}
+}
+
+// overdue is a context whose deadline is over when the test says so.
+type overdue struct {
+	context.Context //nolint:containedctx // it is one
+	over            chan struct{}
+}
+
+func (c *overdue) Done() <-chan struct{} { return c.over }
+
+func (c *overdue) Err() error {
+	select {
+	case <-c.over:
+		return context.DeadlineExceeded
+	default:
+		return nil
 	}
 }
 
