@@ -178,10 +178,7 @@ func testGateBalance(t *testing.T, s suite) {
 	if err := second(p.Exec(soon, "select pg_sleep(60)")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
-	tx, err := p.Begin(ctx, providers.TxOptions{Timeout: 50 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tx := timedOut(ctx, t, p, func(providers.Tx) error { return nil })
 	g.wantEmpty(t) // when its time is over
 	wantExpired(t, "exec", second(tx.Exec(ctx, "select 1")))
 	if entered, _ := g.counts(); entered == 0 {

@@ -48,7 +48,7 @@ func testOpen(t *testing.T, s suite) {
 
 func testExhausted(t *testing.T, s suite) {
 	cfg := s.config(t, 1)
-	cfg.AcquireTimeout = 50 * time.Millisecond
+	cfg.AcquireTimeout, cfg.Pool.InitialSize = 50*time.Millisecond, 1 // the time is not for connecting
 	p := s.openWith(t, cfg)
 	c, err := p.Acquire(providers.WithCorrelationID(t.Context(), "the holder"))
 	if err != nil {
