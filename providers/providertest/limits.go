@@ -83,19 +83,11 @@ func interrupted(t *testing.T, s suite, limit string, during func(time.Duration)
 	for name, call := range everyCall {
 		t.Run(name, func(t *testing.T) {
 			s.onEach(t, table, func(t *testing.T, q querier) {
-				var err error
-				for after := 100 * time.Millisecond; after < patience; after *= 4 {
+				err := onceSent(t, func(after time.Duration) error {
 					ctx, cancel := during(after)
-					start := time.Now()
-					err = call(ctx, q, "with i as (insert into t values (1)) select pg_sleep(60)::text")
-					if took := time.Since(start); took > after+patience {
-						t.Errorf("it took %s", took)
-					}
-					cancel()
-					if providers.OutcomeOf(err) != providers.OutcomeNotSent {
-						break // a slow machine may need more time to send it
-					}
-				}
+					defer cancel()
+					return call(ctx, q, "with i as (insert into t values (1)) select pg_sleep(60)::text")
+				})
 				var timeout *providers.TimeoutError
 				if !errors.As(err, &timeout) || !errors.Is(err, want) {
 					t.Fatalf("want a *TimeoutError that is %v, got %v (%T)", want, err, err)
@@ -109,6 +101,23 @@ func interrupted(t *testing.T, s suite, limit string, during func(time.Duration)
 			})
 		})
 	}
+}
+
+// onceSent makes a call that ends after a time, and again with more where a slow machine
+// had not sent it by then. It returns the error of the one that was sent.
+func onceSent(t testing.TB, call func(after time.Duration) error) (err error) {
+	t.Helper()
+	for after := 100 * time.Millisecond; after < patience; after *= 4 {
+		start := time.Now()
+		err = call(after)
+		if took := time.Since(start); took > after+patience {
+			t.Errorf("it took %s", took)
+		}
+		if providers.OutcomeOf(err) != providers.OutcomeNotSent {
+			break
+		}
+	}
+	return err
 }
 
 func testDeadline(t *testing.T, s suite) {
