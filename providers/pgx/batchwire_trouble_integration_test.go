@@ -359,7 +359,7 @@ func TestWiredBatchPassesOnWhatTheServerSaysBesides(t *testing.T) {
 	if err != nil || got[2][0]["n"] != int32(2) {
 		t.Errorf("%v, %v", got, err)
 	}
-	if len(notices) != 3 || notices[0] != "n1" || notices[1] != "n2" { // the third: SET LOCAL does nothing there
+	if len(notices) < 2 || notices[0] != "n1" || notices[1] != "n2" { // up to PostgreSQL 17 SET LOCAL adds a warning
 		t.Errorf("%q", notices)
 	}
 	told, err := c.lease.conn().WaitForNotification(t.Context())
