@@ -183,6 +183,8 @@ type reply struct {
 	err  error // at once
 	rows int   // handed out before
 	late error // ends them
+	// during runs before the answer. Optional.
+	during func()
 }
 
 // fakePool answers with its replies, one after the other, and then well: with one
@@ -230,6 +232,9 @@ func (p *fakePool) next(ctx context.Context) reply {
 		answer, p.replies = p.replies[0], p.replies[1:]
 	case p.always != nil:
 		answer = *p.always
+	}
+	if answer.during != nil {
+		answer.during()
 	}
 	if c != nil && answer.err == nil && answer.late == nil {
 		c.Note(p.at, p.at != providers.Position{})

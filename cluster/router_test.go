@@ -223,6 +223,28 @@ func TestReadsThatGoElsewhere(t *testing.T) {
 	}
 }
 
+// A read whose context ends meanwhile does not go on, and its error says so.
+func TestReadWhoseContextEndsMeanwhile(t *testing.T) {
+	for name, behind := range map[string]reply{"at once": {err: providers.ErrBehind}, "late": {late: providers.ErrBehind}} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, Options{}, "a", "b")
+			ctx, cancel := context.WithCancel(providers.WithReadOnly(t.Context()))
+			defer cancel()
+			behind.during = cancel
+			s.pool("a").say(behind)
+			_, err := read(ctx, s, "select 1")
+			var limit *providers.TimeoutError
+			if !errors.As(err, &limit) || !errors.Is(err, context.Canceled) || !errors.Is(err, providers.ErrBehind) {
+				t.Errorf("%v", err)
+			}
+			if o := providers.OutcomeOf(err); o != providers.OutcomeNotSent {
+				t.Errorf("outcome %s", o)
+			}
+			s.expect("a")
+		})
+	}
+}
+
 // Whatever reads, goes on: and in the end to the primary, or with an error.
 func TestNoReplicaIsFit(t *testing.T) {
 	for name, do := range map[string]func(context.Context, *Cluster) error{

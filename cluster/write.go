@@ -20,7 +20,13 @@ func (t *trip) again(err *error) bool {
 			d.begun = d.begun.Add(-waited.Waited)
 		}
 	}
-	if t.ctx.Err() != nil || t.cluster.closed.Load() {
+	switch {
+	case t.cluster.closed.Load():
+		return false
+	case t.ctx.Err() != nil:
+		if t.at != nil && isElsewhere(*err) && !errors.Is(*err, t.ctx.Err()) {
+			*err = t.late("read", *err)
+		}
 		return false
 	}
 	if t.at != nil {
@@ -138,16 +144,21 @@ func (t *trip) gaveUp(err error) error {
 	case t.cluster.closed.Load():
 		return providers.ErrPoolClosed
 	case t.ctx.Err() != nil:
-		limit := "context deadline"
-		if errors.Is(t.ctx.Err(), context.Canceled) {
-			limit = "context cancelled"
-		}
-		return &providers.TimeoutError{Operation: "wait for the primary", Limit: limit, Err: err, Context: t.ctx.Err()}
+		return t.late("wait for the primary", err)
 	case t.cluster.monitor.view().writer == nil:
 		return &NoPrimaryError{Waited: time.Since(t.off().begun), Servers: t.cluster.monitor.known(), Err: err}
 	default:
 		return err
 	}
+}
+
+// late is the error of what would have gone on, had the context not ended.
+func (t *trip) late(operation string, err error) error {
+	limit := "context deadline"
+	if errors.Is(t.ctx.Err(), context.Canceled) {
+		limit = "context cancelled"
+	}
+	return &providers.TimeoutError{Operation: operation, Limit: limit, Err: err, Context: t.ctx.Err()}
 }
 
 // route says where the writer's pool is to connect to.
