@@ -150,12 +150,15 @@ type codec struct {
 
 func (c *codec) release() { c.home.Put(c) }
 
-// columnsOf are the columns of a statement's result.
-func (c *codec) columnsOf(s *statement) *decode.Columns {
-	if c.statement != s {
-		c.statement, c.columns = s, decode.Columns{Types: c.types, Fields: s.fields}
+// read readies the codec for the rows of a request.
+func (c *codec) read(r *request) {
+	c.values = c.values[:0] // those of somebody else's row
+	switch {
+	case r.fields != nil: // as its connection described them: the table may have changed since
+		c.statement, c.columns = nil, decode.Columns{Types: c.types, Fields: r.fields}
+	case c.statement != r.statement:
+		c.statement, c.columns = r.statement, decode.Columns{Types: c.types, Fields: r.statement.fields}
 	}
-	return &c.columns
 }
 
 // encode appends the Bind message of a statement.

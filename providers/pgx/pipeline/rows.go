@@ -47,15 +47,6 @@ func (r *Result) Release() {
 	r.request, r.codec = nil, nil
 }
 
-// columns are those of the result, in the formats that were asked for.
-func (r *Result) columns() *decode.Columns {
-	if r.fields == nil {
-		return r.codec.columnsOf(r.statement)
-	}
-	// As this connection described them: the table may have changed since.
-	return &decode.Columns{Types: r.codec.types, Fields: r.fields}
-}
-
 // Rows are a result's rows. Everything is there already: they hold no
 // connection.
 type Rows struct {
@@ -81,8 +72,8 @@ var noRows, _ = pgx.FailedBatchResults(&pgx.Batch{}, errors.New("pipeline: not a
 
 // NewRows makes rows of a result, which they then own.
 func NewRows(r Result) *Rows {
-	r.codec.values = r.codec.values[:0] // those of somebody else's row
-	return &Rows{Rows: noRows, result: r, fields: r.columns().Fields}
+	r.codec.read(r.request)
+	return &Rows{Rows: noRows, result: r, fields: r.codec.columns.Fields}
 }
 
 // Next moves to the next row.
@@ -134,7 +125,7 @@ func (r *Rows) Scan(dest ...any) error {
 	}
 	around := r.scanning // a Scanner of the application can read its own row
 	r.scanning = true
-	err := r.result.columns().Scan(r, r.result.codec.values, dest)
+	err := r.result.codec.columns.Scan(r, r.result.codec.values, dest)
 	r.scanning = around
 	return r.fail(err)
 }
@@ -144,7 +135,7 @@ func (r *Rows) Values() ([]any, error) {
 	if r.closed {
 		return nil, r.orClosed()
 	}
-	values, err := r.result.columns().Values(r.result.codec.values)
+	values, err := r.result.codec.columns.Values(r.result.codec.values)
 	return values, r.fail(err)
 }
 
