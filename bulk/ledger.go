@@ -51,14 +51,11 @@ func (l *ledger) makeTable(ctx context.Context, on providers.Querier) error {
 	committed_at timestamptz not null default clock_timestamp(),
 	primary key (load_id, chunk))`)
 	var pg *providers.PGError
-	if errors.As(err, &pg) && (pg.IsUniqueViolation() || pg.Code == codeDuplicateTable || pg.Code == codeDuplicateObject) {
+	if errors.As(err, &pg) && (pg.IsUniqueViolation() || pg.IsDuplicateObject()) {
 		return nil // somebody else made it in the same moment
 	}
 	return err
 }
-
-// What a table that came to be meanwhile is told as: itself, or the type of its rows.
-const codeDuplicateTable, codeDuplicateObject = "42P07", "42710"
 
 // read returns what was committed, by number.
 func (l *ledger) read(ctx context.Context, on providers.Querier) (map[int64]entry, error) {

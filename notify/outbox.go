@@ -158,10 +158,8 @@ func (o Outbox) Create(ctx context.Context, q providers.Querier) error {
 // "if not exists" does not see.
 func isMadeMeanwhile(err error) bool {
 	pg := providers.NewPGError(err)
-	return pg != nil && (pg.IsUniqueViolation() || pg.Code == codeDuplicateTable || pg.Code == codeDuplicateObject)
+	return pg != nil && (pg.IsUniqueViolation() || pg.IsDuplicateObject())
 }
-
-const codeDuplicateTable, codeDuplicateObject = "42P07", "42710"
 
 // Publish writes a message and wakes the followers, in the caller's transaction:
 // both happen at its commit, or not at all. A payload may have any length. The

@@ -25,8 +25,6 @@ const constraint = "pgkeel_markers_pkey"
 const (
 	codeLockNotAvailable = "55P03"
 	codeUndefinedTable   = "42P01"
-	codeDuplicateTable   = "42P07"
-	codeDuplicateType    = "42710" // that of the table's rows
 	codeNoPrivilege      = "42501"
 	codeNoSchema         = "3F000"
 )
@@ -64,7 +62,7 @@ func (m *Markers) create(ctx context.Context) error {
 		return err
 	}
 	switch {
-	case pg.IsUniqueViolation(), pg.Code == codeDuplicateTable, pg.Code == codeDuplicateType:
+	case pg.IsUniqueViolation(), pg.IsDuplicateObject():
 		return nil // somebody else made it in the same moment
 	case pg.Code == codeNoPrivilege, pg.Code == codeNoSchema:
 		return &TableError{pg}

@@ -22,6 +22,8 @@ const (
 	codeSerialization       = "40001"
 	codeCompletionUnknown   = "40003"
 	codeDeadlock            = "40P01"
+	codeDuplicateObject     = "42710"
+	codeDuplicateTable      = "42P07"
 	codeTooManyConnections  = "53300"
 	codeQueryCanceled       = "57014"
 	codeAdminShutdown       = "57P01"
@@ -191,6 +193,14 @@ func (e *PGError) IsReadOnly() bool { return e.Code == codeReadOnly }
 // IsQueryCanceled reports that the statement was cancelled, by a request or by
 // a timeout of the server (57014).
 func (e *PGError) IsQueryCanceled() bool { return e.Code == codeQueryCanceled }
+
+// IsDuplicateObject reports that what was to be created is there already: a table or
+// another relation (42P07), or another object (42710), such as the type of a table's
+// rows. IF NOT EXISTS does not see what somebody else creates at the same time; there
+// the error can also be a unique violation, in the catalog.
+func (e *PGError) IsDuplicateObject() bool {
+	return e.Code == codeDuplicateTable || e.Code == codeDuplicateObject
+}
 
 // IsTooManyConnections reports that the server has no free slot (53300).
 func (e *PGError) IsTooManyConnections() bool { return e.Code == codeTooManyConnections }

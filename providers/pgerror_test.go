@@ -135,7 +135,7 @@ func predicates(e *providers.PGError) []string {
 		"stale plan": e.IsStalePlan, "unique": e.IsUniqueViolation, "foreign key": e.IsForeignKeyViolation,
 		"check": e.IsCheckViolation, "not null": e.IsNotNullViolation, "serialization": e.IsSerializationFailure,
 		"deadlock": e.IsDeadlock, "read only": e.IsReadOnly, "canceled": e.IsQueryCanceled,
-		"too many": e.IsTooManyConnections,
+		"too many": e.IsTooManyConnections, "duplicate": e.IsDuplicateObject,
 	} {
 		if is() {
 			held = append(held, name)
@@ -153,6 +153,7 @@ func TestPGErrorPredicates(t *testing.T) {
 		"25P03": {"connection"}, // idle_in_transaction_session_timeout ended the session
 		"25P04": {"connection"}, // and so does transaction_timeout
 		"53300": {"connection", "too many"},
+		"42P07": {"duplicate"}, "42710": {"duplicate"},
 		"40001": {"retryable", "serialization"},
 		"40P01": {"deadlock", "retryable"},
 		"40000": nil, "40002": nil,
