@@ -161,7 +161,7 @@ func refusal(sql string) error {
 	switch {
 	case strings.IndexByte(sql, 0) >= 0:
 		return &notSentError{errors.New("pgkeel: the statement contains a NUL byte")}
-	case endsTx(sql):
+	case sqltext.Classify(sql).ControlTx():
 		return &notSentError{providers.ErrBatchControl}
 	case movesData(sql):
 		return &notSentError{errBatchCopy}
@@ -173,24 +173,7 @@ var errBatchCopy = errors.New("pgkeel: a COPY has no data in a batch, and nobody
 	"use CopyFrom, CopyFromReader, CopyToWriter or package bulk")
 
 // movesData reports a COPY from or to the client. It would cost the connection.
-func movesData(sql string) bool {
-	first, _ := sqltext.First(sql)
-	return first == "copy" && (copyIn.matches(sql) || copyOut.matches(sql))
-}
-
-// endsTx reports whether a statement begins or ends a transaction.
-func endsTx(sql string) bool {
-	first, second := sqltext.First(sql)
-	switch first {
-	case "begin", "commit", "end", "abort":
-		return true
-	case "start", "prepare":
-		return second == "transaction"
-	case "rollback":
-		return !sqltext.Has(sql, "to")
-	}
-	return false
-}
+func movesData(sql string) bool { return copyIn.matches(sql) || copyOut.matches(sql) }
 
 // needsBlock reports whether a statement is one that the server only takes, or
 // that only makes sense, in an explicit transaction.

@@ -2,11 +2,14 @@ package pgx
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgkeel/pgkeel/providers"
 )
 
 func TestSizeOfArguments(t *testing.T) {
@@ -50,7 +53,7 @@ func TestWordsOfTransactionControl(t *testing.T) {
 		"savepoint a": {false, true}, "set local a = 1": {false, true}, "lock t": {false, true},
 		"select 1": {false, false}, "": {false, false}, "select 'begin'": {false, false}, `"begin"`: {false, false},
 	} {
-		if got := [2]bool{endsTx(sql), needsBlock(sql)}; got != want {
+		if got := [2]bool{errors.Is(refusal(sql), providers.ErrBatchControl), needsBlock(sql)}; got != want {
 			t.Errorf("%s: %v", sql, got)
 		}
 	}

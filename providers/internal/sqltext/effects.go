@@ -31,7 +31,7 @@ func (e Effects) ControlTx() bool { return e&(Begins|Ends) != 0 }
 var byFirst = map[string]Effects{
 	"reset": State, "listen": State, "load": State, "declare": State, "execute": State,
 	"do": State | Procedural, "call": State | Procedural,
-	"begin": Begins, "start": Begins, "commit": Ends, "end": Ends, "abort": Ends,
+	"begin": Begins, "commit": Ends, "end": Ends, "abort": Ends,
 	"deallocate": Prepared, "discard": State | Prepared,
 }
 
@@ -52,9 +52,18 @@ var beforeTemp = map[string]bool{"create": true, "replace": true, "into": true, 
 // and comments. What a function of the application does inside, nobody can see from
 // here.
 func Classify(sql string) Effects {
+	e := classify(sql, false)
+	if isAmbiguous(sql) {
+		e |= classify(sql, true)
+	}
+	return e
+}
+
+// classify reads the text with backslashes that escape, or not.
+func classify(sql string, escapes bool) Effects {
 	var e Effects
 	var st started
-	for w := range Words(sql) {
+	for w := range words(sql, escapes) {
 		if w.Text == ";" {
 			e |= st.effects()
 			st = started{}
@@ -111,6 +120,8 @@ func (s *started) effects() Effects {
 	switch {
 	case s.first == "set" && !s.local:
 		return State
+	case s.first == "start" && s.second == "transaction":
+		return Begins
 	case s.first == "prepare" && s.second == "transaction", s.first == "rollback" && !s.to:
 		return Ends
 	case s.first == "prepare":

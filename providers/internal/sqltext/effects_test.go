@@ -109,7 +109,7 @@ func TestWhatControlsTransactions(t *testing.T) {
 	const begins, ends, both = sqltext.Begins, sqltext.Ends, sqltext.Begins | sqltext.Ends
 	for sql, want := range map[string]sqltext.Effects{
 		"": clean, "select 1": clean, "savepoint a": clean, "release a": clean, "committed": clean, "commit1": clean,
-		"commité": clean, "begin_work()": clean, "-- commit": clean, "/* /* nested */ commit": clean, "/*/ commit */ select 1": clean,
+		"commité": clean, "start": clean, "begin_work()": clean, "-- commit": clean, "/* /* nested */ commit": clean, "/*/ commit */ select 1": clean,
 		"'commit'": clean, `"commit"`: clean, "select 'commit'": clean, "select ';commit'": clean, "select commit from t": clean,
 		"select 1; select 'commit', 'com;m'": clean, "do $$ begin commit; end $$": clean,
 		"rollback to a": clean, "ROLLBACK WORK TO a": clean, "rollback/* */transaction--\nto a": clean, "rollback work to savepoint s": clean,
@@ -121,6 +121,7 @@ func TestWhatControlsTransactions(t *testing.T) {
 		"select 1; COMMIT; select 2": ends, "select 1; -- a\n end": ends, "select 1; /* /* */ */ commit": ends,
 		"prepare transaction 'a'": ends, "prepare /* /* */ a */ transaction 'a'": ends, "select 1; prepare transaction 'a'": ends,
 		"commit prepared 'x'": ends, "rollback prepared 'x'": ends,
+		`select 'a\''; commit; --'`: ends, `select 'a\'; commit`: ends, // by either way to read backslashes
 		"rollback; rollback to s": ends, "rollback to s; rollback": ends,
 		"begin; commit": both,
 	} {

@@ -2,8 +2,9 @@
 // words, what of it is quoted or a comment, and what the statement does to the
 // session that runs it.
 //
-// It follows the server's lexer with standard_conforming_strings on, as it is by
-// default: a backslash in '…' is a character like any other.
+// It follows the server's lexer. Where the setting standard_conforming_strings decides
+// what a text says, by default a backslash in '…' is a character like any other; what
+// guards something takes both ways into account.
 package sqltext
 
 import (
@@ -22,9 +23,17 @@ type Word struct {
 }
 
 // Words yields the words of a text, which may hold several statements.
-func Words(sql string) iter.Seq[Word] {
+func Words(sql string) iter.Seq[Word] { return words(sql, false) }
+
+// isAmbiguous reports a text that the server reads in another way where
+// standard_conforming_strings is off.
+func isAmbiguous(sql string) bool { return strings.Contains(sql, `\'`) }
+
+// words are those of a text in which backslashes escape in every literal, or in E'…'
+// only.
+func words(sql string, escapes bool) iter.Seq[Word] {
 	return func(yield func(Word) bool) {
-		s := scanner{sql: sql, escapesAt: -1}
+		s := scanner{sql: sql, escapes: escapes, escapesAt: -1}
 		for w, ok := s.next(); ok; w, ok = s.next() {
 			if !yield(w) {
 				return
@@ -37,6 +46,8 @@ func Words(sql string) iter.Seq[Word] {
 type scanner struct {
 	sql string
 	at  int
+	// escapes says that every literal is like E'…'.
+	escapes bool
 	// quotedTo is where what is quoted ends, escapesAt the place behind an E.
 	quotedTo, escapesAt int
 }
@@ -44,7 +55,7 @@ type scanner struct {
 func (s *scanner) next() (Word, bool) {
 	for ; s.at < len(s.sql); s.at++ {
 		if s.at >= s.quotedTo {
-			s.quotedTo = s.at + quotation(s.sql[s.at:], s.at == s.escapesAt)
+			s.quotedTo = s.at + quotation(s.sql[s.at:], s.escapes || s.at == s.escapesAt)
 		}
 		quoted := s.at < s.quotedTo
 		switch {
@@ -101,10 +112,14 @@ func Has(sql, word string) bool {
 	return false
 }
 
-// IsSeveral reports whether a text holds several statements.
+// IsSeveral reports whether a text may hold several statements.
 func IsSeveral(sql string) bool {
+	return isSeveral(sql, false) || isAmbiguous(sql) && isSeveral(sql, true)
+}
+
+func isSeveral(sql string, escapes bool) bool {
 	begun, over := false, false
-	for w := range Words(sql) {
+	for w := range words(sql, escapes) {
 		switch {
 		case w.Quoted:
 		case w.Text == ";":

@@ -1,4 +1,4 @@
-package sqltext_test
+package sqltext
 
 import (
 	"errors"
@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgkeel/pgkeel/pgtest"
-	"github.com/pgkeel/pgkeel/providers/internal/sqltext"
 )
 
 // What literals, names and comments are made of, and what gives away where they end.
@@ -25,13 +24,23 @@ var (
 )
 
 // TestServerFindsTheSameStatements has the server tell whether random texts hold one
-// statement or several, where it can read them at all.
+// statement or several, where it can read them at all, by either of its two ways to.
 func TestServerFindsTheSameStatements(t *testing.T) {
+	t.Run("standard", func(t *testing.T) { compareWithServer(t, false) })
+	t.Run("backslashes escape", func(t *testing.T) { compareWithServer(t, true) })
+}
+
+func compareWithServer(t *testing.T, escapes bool) {
 	conn, err := pgx.Connect(t.Context(), pgtest.NewDB(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(t.Context()) }()
+	if escapes {
+		if _, err := conn.Exec(t.Context(), "set standard_conforming_strings = off; set escape_string_warning = off"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	r := rand.New(rand.NewPCG(1, 2))
 	pick := func(from []string) string { return from[r.IntN(len(from))] }
 	read := 0
@@ -53,7 +62,7 @@ func TestServerFindsTheSameStatements(t *testing.T) {
 			continue // it is no SQL
 		}
 		read++
-		if got := sqltext.IsSeveral(sql); got != several {
+		if got := isSeveral(sql, escapes); got != several {
 			t.Errorf("%q: several statements: %v; the server: %v (%v)", sql, got, several, err)
 		}
 	}

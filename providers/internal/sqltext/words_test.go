@@ -96,6 +96,8 @@ func TestIsSeveral(t *testing.T) {
 	for sql, want := range map[string]bool{
 		"": false, "a": false, "a;": false, "a ; \n;": false, ";a": false, "a; -- b": false, "a; /* b */": false,
 		"select ';'": false, "select 'a;b', $$c;d$$": false,
+		`select 'a\''; b; --'`: true, // by standard strings it is one
+		`select 'a\'; b`:       true, `select E'a\';b'`: false,
 		"a; b": true, ";a;;b": true, "select ';'; b": true,
 	} {
 		if got := sqltext.IsSeveral(sql); got != want {
